@@ -1,0 +1,1 @@
+"""Configs: `default` has every knob, the others say what they change."""

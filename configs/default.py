@@ -1,0 +1,70 @@
+"""The default run: embedded photographs, synthesised weather, two CPU cores, about ten minutes.
+
+    python train.py --config configs/default.py --workdir runs/default
+
+Every knob is here; the other configs say only what they change. Figures of this run: README.md.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """Every knob, with its unit or reason."""
+    config = ConfigDict()
+    config.seed = 0  # of parameters, data order, crops, weather
+
+    # the network: a named variant (see mofme_jax.models.VARIANTS) and the fields that differ from it
+    config.model = ConfigDict()
+    config.model.variant = "small"
+    config.model.overrides = ConfigDict(dict(feed_forward="mofme"), convert_dict=True)
+
+    # what it sees
+    config.data = ConfigDict()
+    config.data.photographs = ""  # folder of clean photographs to train on; "": the five embedded ones
+    config.data.validation = ""  # folder of clean photographs to evaluate on; "": the two embedded ones
+    config.data.pairs = ""  # folder of real pairs, <split>/{input,gt}, instead of synthesised weather
+    config.data.resize = ()  # (H, W) to which pairs are resized first, bicubic; (): as they are
+    config.data.crop = 64  # pixels on a training crop's side
+    config.data.min_scale = 0.5  # crops are shrunk by up to this factor: more content, more scales
+    config.data.weathers = ("haze", "rain", "snow", "raindrop")  # dealt out evenly; mixtures: "rain+haze"
+    config.data.clean_share = 0.05  # of examples stay clean, so that the network learns to leave alone
+    config.data.cache_gigabytes = 2.0  # of decoded photographs kept in memory
+
+    # how it learns
+    config.train = ConfigDict()
+    config.train.steps = 5000  # 0: as many as `epochs` make
+    config.train.epochs = 0  # passes over the training set
+    config.train.batch = 8  # images a step over all devices; a multiple of weathers x devices
+    config.train.schedule = "cosine"  # by step, to the end of the run; "reference": by epoch, as published
+    config.train.learning_rate = 1e-3  # peak; 3e-3 does not train
+    config.train.warmup = 200  # steps ("reference": epochs)
+    config.train.floor = 1e-5  # learning rate at the end
+    config.train.weight_decay = 0.01  # AdamW's, on every parameter
+    config.train.b2 = 0.999  # decay of Adam's second moment
+    config.train.clip_norm = 1.0  # of the gradients, over all parameters; 0: no clipping
+    config.train.ema_decay = 0.998  # of the averaged parameters, which are evaluated
+    config.train.max_bad_steps = 10  # steps in a row with NaN or inf that are skipped before the run stops
+    config.train.host_devices = (
+        2  # CPU only: the batch is split over this many XLA devices (faster than threads)
+    )
+
+    # what it minimises
+    config.loss = ConfigDict()
+    config.loss.kind = "charbonnier"  # or "smooth_l1"
+    config.loss.gradient = 0.0  # weight of the L1 distance between image gradients
+    config.loss.perceptual = 0.0  # weight of VGG16 features' distance; needs the extra "perceptual"
+    config.loss.importance = 0.0  # router: squared variation of the experts' summed gates
+    config.loss.load = 0.0  # router: load balancing
+    config.loss.z = 0.0  # router: size of the logits
+
+    # what is written, in steps
+    config.log_every = 100
+    config.checkpoint_every = 500
+    config.keep_checkpoints = 2
+
+    # the report at the end
+    config.evaluation = ConfigDict()
+    config.evaluation.repeats = 2  # draws of each weather for each photograph, with fixed keys
+    config.evaluation.max_side = 640  # pixels; larger photographs are cut to their middle
+    config.evaluation.tile = 240  # pixels on a tile's side
+    return config

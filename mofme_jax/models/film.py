@@ -1,0 +1,105 @@
+"""Feature-modulated experts: what an expert is in MoFME.
+
+Axis glossary: `T` tokens of a batch, `D` width, `E` experts, `R` rank of a low-rank generator.
+
+An expert is a feature-wise linear modulation of its input, `FM_e(x) = gamma_e(x) * x + beta_e(x)`; all experts
+share the feed-forward network behind them (paper, the MoFME layer). So a weighted sum of experts needs
+only the weighted sums of their gammas and betas, and multiplies by x once.
+"""
+
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+EXPERT_AXIS = "expert"
+"""Name of the leading axis of every stacked expert parameter, for sharding."""
+
+Generator = Literal["linear", "static", "low_rank"]
+
+
+def identity_bias(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
+    """[gamma | beta] = [1 | 0]: an expert that changes nothing. shape: (..., 2 D)."""
+    del key
+    gamma, beta = (
+        jnp.ones((*shape[:-1], shape[-1] // 2), dtype),
+        jnp.zeros((*shape[:-1], shape[-1] // 2), dtype),
+    )
+    return jnp.concatenate([gamma, beta], axis=-1)
+
+
+class FeatureModulation(nn.Module):
+    """One expert's generator of gamma and beta. Starts as the identity: gamma 1, beta 0.
+
+    Attributes:
+      generator: "linear": a Dense D -> 2 D of the token, bias included (the paper's by its parameter
+        count). "low_rank": the same through R features. "static": two vectors, the same for every token.
+      rank: R, for "low_rank".
+    """
+
+    generator: Generator = "linear"
+    rank: int = 8
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """x: (T, D). Returns gamma and beta, (T, D) each (for "static": (1, D))."""
+        if self.generator not in get_args(Generator):
+            raise ValueError(f"generator={self.generator!r} is unknown; choose one of {get_args(Generator)}")
+        width = x.shape[-1]
+        if self.generator == "static":
+            both = self.param("bias", identity_bias, (1, 2 * width))
+        else:
+            if self.generator == "low_rank":
+                x = nn.Dense(self.rank, use_bias=False, name="down")(x)
+            both = nn.Dense(
+                2 * width, kernel_init=nn.initializers.zeros, bias_init=identity_bias, name="generate"
+            )(x)
+        gamma, beta = jnp.split(both, 2, axis=-1)
+        return gamma, beta
+
+
+def mix_modulations(x: jax.Array, gates: jax.Array, gamma: jax.Array, beta: jax.Array) -> jax.Array:
+    """`sum_e r_e (gamma_e * x + beta_e)`, computed as `(sum_e r_e gamma_e) * x + sum_e r_e beta_e`.
+
+    Args:
+      x: (T, D).
+      gates: (T, E), zero where an expert was not chosen.
+      gamma: (E, T, D) or (E, 1, D).
+      beta: like gamma.
+
+    Returns:
+      (T, D).
+    """
+    if gamma.shape[1] == 1:
+        return (gates @ gamma[:, 0]) * x + gates @ beta[:, 0]
+    return jnp.einsum("te,etd->td", gates, gamma) * x + jnp.einsum("te,etd->td", gates, beta)
+
+
+class ModulatedExperts(nn.Module):
+    """The weighted sum of E feature-modulated experts. (T, D) and (T, E) gates in, (T, D) out.
+
+    Attributes:
+      num_experts: E.
+      generator: see `FeatureModulation`.
+      rank: see `FeatureModulation`.
+    """
+
+    num_experts: int
+    generator: Generator = "linear"
+    rank: int = 8
+
+    @nn.compact
+    def __call__(self, x: jax.Array, gates: jax.Array) -> jax.Array:
+        """See the class."""
+        bank = nn.vmap(
+            FeatureModulation,
+            in_axes=None,
+            out_axes=0,
+            axis_size=self.num_experts,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            metadata_params={nn.PARTITION_NAME: EXPERT_AXIS},
+        )
+        gamma, beta = bank(self.generator, self.rank, name="experts")(x)
+        return mix_modulations(x, gates, gamma, beta)

@@ -1,0 +1,100 @@
+"""Layers every network of the package is made of.
+
+Axis glossary: `B` images, `H W` pixels, `C` channels, `N` tokens of an image, `D` width.
+
+The numerical conventions are PyTorch's, because the published network was defined there: GELU by the
+error function, LayerNorm with epsilon 1e-5, convolutions zero-padded by one on each side.
+"""
+
+from functools import partial
+
+import einops
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+gelu = partial(nn.gelu, approximate=False)
+LayerNorm = partial(nn.LayerNorm, epsilon=1e-5)
+Conv3x3 = partial(nn.Conv, kernel_size=(3, 3), padding=1)
+
+
+class ResBlock(nn.Module):
+    """conv - ReLU - conv, added to its input. (B, H, W, channels) in and out; no normalisation."""
+
+    channels: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = Conv3x3(self.channels, name="conv_in")(x)
+        return x + Conv3x3(self.channels, name="conv_out")(nn.relu(y))
+
+
+class FeedForward(nn.Module):
+    """The transformer's feed-forward: Dense D -> hidden, GELU, Dense hidden -> D."""
+
+    hidden: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = nn.Dense(self.hidden, name="up")(x)
+        return nn.Dense(x.shape[-1], name="down")(gelu(y))
+
+
+def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+    """softmax(q k^T / sqrt(head_dim)) v, head by head.
+
+    Scores and softmax are kept in float32 or, where the operands are wider, in their own precision:
+    `jax.nn.dot_product_attention` rounds its softmax to float32 even when everything else is float64.
+
+    Args:
+      q, k, v: (B, N, heads, head_dim).
+      mask: (B or 1, N) booleans, False where a key is padding.
+
+    Returns:
+      (B, N, heads, head_dim), in the dtype of v.
+    """
+    precision = jnp.promote_types(q.dtype, jnp.float32)
+    scores = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=precision) * q.shape[-1] ** -0.5
+    if mask is not None:
+        scores = jnp.where(mask[:, None, None, :], scores, jnp.finfo(precision).min)
+    return jnp.einsum("bhqk,bkhd->bqhd", nn.softmax(scores).astype(v.dtype), v)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention over the tokens of an image, (B, N, D) in and out.
+
+    The queries, keys and values come from one projection without bias, whose columns are ordered
+    (query | key | value), head-major inside each; scores are scaled by head_dim ** -0.5.
+
+    Attributes:
+      heads: number of heads.
+      head_dim: width of a head; heads * head_dim need not be D.
+      project: whether the heads' outputs go through a Dense (with bias) back to D.
+    """
+
+    heads: int
+    head_dim: int
+    project: bool = True
+
+    @nn.compact
+    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+        """mask: (B or 1, N) booleans, False where a key is padding."""
+        qkv = nn.Dense(3 * self.heads * self.head_dim, use_bias=False, name="qkv")(x)
+        y = attend(*split_heads(qkv, self.heads), mask).reshape(*x.shape[:-1], self.heads * self.head_dim)
+        return nn.Dense(x.shape[-1], name="out")(y) if self.project else y
+
+
+def split_heads(qkv: jax.Array, heads: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(B, N, 3 * heads * head_dim), ordered (query | key | value) -> three of (B, N, heads, head_dim)."""
+    q, k, v = einops.rearrange(qkv, "b n (qkv h d) -> qkv b n h d", qkv=3, h=heads)
+    return q, k, v
+
+
+def patchify(images: jax.Array, size: int) -> jax.Array:
+    """(B, H, W, C) -> (B, H/size, W/size, size*size*C): space to depth, channel fastest."""
+    return einops.rearrange(images, "b (h p) (w q) c -> b h w (p q c)", p=size, q=size)
+
+
+def unpatchify(patches: jax.Array, size: int) -> jax.Array:
+    """(B, h, w, size*size*C) -> (B, h*size, w*size, C), the inverse of `patchify`."""
+    return einops.rearrange(patches, "b h w (p q c) -> b (h p) (w q) c", p=size, q=size)

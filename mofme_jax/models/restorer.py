@@ -1,0 +1,188 @@
+"""The restorer: a photograph in bad weather in, the photograph and what the routers did out.
+
+Axis glossary: `B` images, `H W` pixels, `C` channels, `h w` rows and columns of tokens, `D` width.
+
+    head (convolutions) -> patches become tokens -> blocks (attention, experts) -> tokens become patches -> tail
+
+Two tails. `skip="none"` is the paper's: everything passes through the tokens and ends in a sigmoid.
+`skip="long"` is ours: the head may be a pyramid of convolutional levels, whose features skip the tokens to
+the level's counterpart on the way back, and the network's last word is a gain and an offset for every pixel,
+`restored = image * (1 + gain) + offset`, both zero at the start. So detail need not squeeze
+through a token, and lifting a veil, `J = (I - A) / t + A`, is one multiplication.
+"""
+
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from mofme_jax.models.film import Generator
+from mofme_jax.models.layers import Conv3x3, LayerNorm, ResBlock, patchify, unpatchify
+from mofme_jax.models.moe import FeedForwardKind, Mixture
+from mofme_jax.models.router import NormOrder, RouterKind, Routing, check_router
+from mofme_jax.models.vit import Block
+
+Skip = Literal["none", "long"]
+
+
+class Restorer(nn.Module):
+    """`model.apply({"params": params}, images, train=False) -> (restored, aux)`.
+
+    Nothing in the parameters depends on the size of the images: any H x W goes in, is padded inside to whole
+    patches by repeating its border, and comes out at the same size.
+
+    Attributes:
+      channels: channels of each convolutional level, the finest first; the next one has half the resolution.
+      stem: the finest level's stride in pixels: 1 works at full resolution, 2 on 2 x 2 pixels at a time.
+      blocks: residual blocks of a level, before the tokens and (long skip) again behind them.
+      patch: a token's side in pixels; a multiple of the coarsest level's stride.
+      width: D. depth: number of transformer blocks. heads, head_dim: see `SelfAttention`.
+      mlp_ratio: hidden width of the feed-forward network(s), in D.
+      window: tokens on the side of an attention window, shifted in every second block; None: global attention.
+      feed_forward: "dense", "moe" or "mofme": the one field in which the compared networks differ.
+      num_experts, top_k: E and K. router, norm_order, router_dropout, router_passes: see `Router`.
+      generator, rank: see `FeatureModulation`.
+      skip: "none" or "long", see the module's text.
+      tail_channels: channels at full resolution behind the tokens (`skip="none"` only).
+      dropout: rate behind every attention and feed-forward, while training.
+    """
+
+    channels: tuple[int, ...] = (32, 64)
+    stem: int = 2
+    blocks: int = 2
+    patch: int = 8
+    width: int = 128
+    depth: int = 2
+    heads: int = 4
+    head_dim: int = 32
+    mlp_ratio: int = 4
+    window: int | None = 8
+    feed_forward: FeedForwardKind = "mofme"
+    num_experts: int = 4
+    top_k: int = 2
+    router: RouterKind = "deterministic"
+    norm_order: NormOrder = "softmax_topk"
+    router_dropout: float = 0.1
+    router_passes: int = 5
+    generator: Generator = "linear"
+    rank: int = 8
+    skip: Skip = "long"
+    tail_channels: int = 128
+    dropout: float = 0.0
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool = False) -> tuple[jax.Array, tuple[Routing, ...]]:
+        """Restores a batch.
+
+        Args:
+          images: (B, H, W, 3) floats in [0, 1], sRGB.
+          train: whether dropout is on (it takes its key from the RNG stream "dropout") and the long skip's
+            output is left unclipped, so that the loss sees how far outside [0, 1] a pixel lies.
+
+        Returns:
+          restored (B, H, W, 3) in [0, 1], and a Routing for each mixture layer, in order (none when
+          `feed_forward="dense"`), whose token axes are (B, h, w).
+
+        Raises:
+          ValueError: for fields that do not make a network, or images of another shape.
+        """
+        self.check()
+        if images.ndim != 4 or images.shape[-1] != 3:
+            raise ValueError(f"images must be (B, H, W, 3), not {images.shape}")
+        height, width = images.shape[1:3]
+        pads = ((0, 0), (0, -height % self.patch), (0, -width % self.patch), (0, 0))
+        padded = jnp.pad(images, pads, mode="edge")
+
+        levels = self._head(2.0 * padded - 1.0)
+        tokens = patchify(levels[-1], self.patch // self._strides()[-1])
+        tokens = LayerNorm(name="embed_norm")(nn.Dense(self.width, name="embed")(tokens))
+        aux = []
+        for i in range(self.depth):
+            tokens, routing = self._block(i)(tokens, train)
+            if routing is not None:
+                aux.append(routing)
+        restored = self._tail(tokens) if self.skip == "none" else self._long_tail(tokens, levels, padded)
+        restored = restored[:, :height, :width]
+        return restored if train else jnp.clip(restored, 0.0, 1.0), tuple(aux)
+
+    def check(self) -> None:
+        """Raises ValueError, naming the field and the remedy, where the fields do not make a network."""
+        if self.feed_forward not in get_args(FeedForwardKind):
+            raise ValueError(
+                f"feed_forward={self.feed_forward!r} is unknown; choose one of {get_args(FeedForwardKind)}"
+            )
+        if self.skip not in get_args(Skip):
+            raise ValueError(f"skip={self.skip!r} is unknown; choose one of {get_args(Skip)}")
+        if self.generator not in get_args(Generator):
+            raise ValueError(f"generator={self.generator!r} is unknown; choose one of {get_args(Generator)}")
+        if not self.channels or self.patch % self._strides()[-1]:
+            raise ValueError(
+                f"patch={self.patch} pixels must be a multiple of the coarsest level's stride: "
+                f"stem={self.stem} and {len(self.channels)} levels make {self._strides()[-1:]}"
+            )
+        if self.skip == "none" and self.tail_channels % 2:
+            raise ValueError(f"tail_channels={self.tail_channels} must be even")
+        if self.feed_forward != "dense":
+            check_router(self.num_experts, self.top_k, self.router, self.norm_order,
+                         self.router_dropout, self.router_passes)  # fmt: skip
+
+    def _strides(self) -> list[int]:
+        return [self.stem * 2**i for i in range(len(self.channels))]
+
+    def _head(self, images: jax.Array) -> list[jax.Array]:
+        """(B, H, W, 3) in [-1, 1] -> the features of each level, finest first."""
+        x = Conv3x3(self.channels[0], name="stem")(patchify(images, self.stem))
+        levels = []
+        for i, channels in enumerate(self.channels):
+            if i:
+                x = nn.Dense(channels, name=f"down_{i}")(patchify(x, 2))
+            for j in range(self.blocks):
+                x = ResBlock(channels, name=f"head_{i}_{j}")(x)
+            levels.append(x)
+        return levels
+
+    def _block(self, i: int) -> Block:
+        hidden = self.mlp_ratio * self.width
+        mixture = None
+        if self.feed_forward != "dense":
+            mixture = Mixture(
+                kind=self.feed_forward,
+                hidden=hidden,
+                num_experts=self.num_experts,
+                top_k=self.top_k,
+                router=self.router,
+                norm_order=self.norm_order,
+                router_dropout=self.router_dropout,
+                router_passes=self.router_passes,
+                generator=self.generator,
+                rank=self.rank,
+                parent=None,
+            )
+        shift = self.window // 2 if self.window is not None and i % 2 else 0
+        return Block(self.heads, self.head_dim, hidden, mixture, self.window, shift, self.dropout,
+                     name=f"block_{i}")  # fmt: skip
+
+    def _tail(self, tokens: jax.Array) -> jax.Array:
+        """The paper's way back: (B, h, w, D) -> (B, H, W, 3) in (0, 1)."""
+        channels = self.tail_channels
+        x = unpatchify(nn.Dense(channels * self.patch**2, name="unembed")(tokens), self.patch)
+        x = ResBlock(channels, name="tail_0")(x)
+        x = Conv3x3(channels // 2, name="narrow")(x)
+        x = ResBlock(channels // 2, name="tail_1")(x)
+        return nn.sigmoid(Conv3x3(3, name="output")(x))
+
+    def _long_tail(self, tokens: jax.Array, levels: list[jax.Array], images: jax.Array) -> jax.Array:
+        """Back up the pyramid, each level joined by its counterpart's features."""
+        factor = self.patch // self._strides()[-1]
+        x = unpatchify(nn.Dense(self.channels[-1] * factor**2, name="unembed")(tokens), factor)
+        for i in reversed(range(len(levels))):
+            if i < len(levels) - 1:
+                x = unpatchify(nn.Dense(4 * self.channels[i], name=f"up_{i}")(x), 2)
+            x = x + levels[i]
+            for j in range(self.blocks):
+                x = ResBlock(self.channels[i], name=f"tail_{i}_{j}")(x)
+        # zero at the start: the untrained network hands the photograph back as it is
+        x = Conv3x3(6 * self.stem**2, kernel_init=nn.initializers.zeros, name="output")(x)
+        gain, offset = jnp.split(unpatchify(x, self.stem), 2, axis=-1)
+        return images * (1.0 + gain) + offset

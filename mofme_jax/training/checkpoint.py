@@ -1,0 +1,123 @@
+"""Checkpoints: the state of the run, its place in the data, and its config, saved together by Orbax.
+
+A checkpoint is complete or absent: Orbax writes into a temporary directory and renames it. In the workdir:
+`checkpoints/<step>/{state,data,config}`.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from ml_collections import ConfigDict
+
+from mofme_jax.models.restorer import Restorer
+from mofme_jax.models.variants import build
+from mofme_jax.training.state import TrainState
+
+FOLDER = "checkpoints"
+
+
+class Checkpoints:
+    """The checkpoints of one workdir.
+
+    Args:
+      workdir: absolute path. keep: how many of the newest stay. config: plain dict, saved with each.
+    """
+
+    def __init__(self, workdir: Path, keep: int, config: dict):
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+        self._manager = ocp.CheckpointManager(workdir / FOLDER, options=options)
+        self._config = config
+
+    def latest_step(self) -> int | None:
+        """Steps taken by the newest checkpoint; None without one."""
+        return self._manager.latest_step()
+
+    def save(self, state: TrainState, data_position: dict) -> None:
+        """Saves in the background; the next save, or `close`, waits for it."""
+        self._manager.save(
+            int(state.step),
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state),
+                data=ocp.args.JsonSave(data_position),
+                config=ocp.args.JsonSave(self._config),
+            ),
+        )
+
+    def restore(self, like: TrainState) -> tuple[TrainState, dict]:
+        """The newest checkpoint's state, with the shapes and shardings of `like`, and data position."""
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        found = self._manager.restore(
+            self.latest_step(),
+            args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()),
+        )
+        return found.state, found.data
+
+    def close(self) -> None:
+        """Waits until everything is on disk."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def load(path: str | Path) -> tuple[Restorer, dict[str, Any]]:
+    """Loads a trained restorer.
+
+    Args:
+      path: a workdir (its newest checkpoint is taken) or one checkpoint, `<workdir>/checkpoints/<step>`.
+
+    Returns:
+      The model and its averaged (EMA) parameters, on the default device.
+
+    Raises:
+      FileNotFoundError: where there is no checkpoint, saying what was looked for.
+    """
+    folder = _checkpoint_folder(Path(path).expanduser().resolve())
+    with ocp.CheckpointManager(folder.parent) as manager:
+        step = int(folder.name)
+        config = manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore())).config
+        model = build_from_config(config)
+        shapes = jax.eval_shape(
+            lambda: model.init(jax.random.key(0), jax.numpy.zeros((1, model.patch, model.patch, 3)))["params"]
+        )
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        like = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=device), shapes)
+        restored = manager.restore(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.PyTreeRestore(
+                    {"ema": like},
+                    restore_args=ocp.checkpoint_utils.construct_restore_args({"ema": like}),
+                    partial_restore=True,
+                )
+            ),
+        )
+    return model, restored.state["ema"]
+
+
+def build_from_config(config: dict | ConfigDict) -> Restorer:
+    """The restorer a config (plain or ConfigDict) describes."""
+    overrides = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in dict(config["model"]["overrides"]).items()
+    }
+    return build(config["model"]["variant"], **overrides)
+
+
+def _checkpoint_folder(path: Path) -> Path:
+    if path.name.isdigit() and (path / "config").is_dir():
+        return path
+    steps = [p for p in (path / FOLDER).glob("*") if p.name.isdigit()] if (path / FOLDER).is_dir() else []
+    if not steps:
+        raise FileNotFoundError(
+            f"no checkpoint in {path}: give the --workdir of a training run (with {FOLDER}/<step> inside) "
+            "or one of its checkpoints"
+        )
+    return max(steps, key=lambda p: int(p.name))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a JSON file whole: beside it first, then renamed over it."""
+    beside = path.with_name(path.name + ".part")
+    beside.write_text(json.dumps(value, indent=2) + "\n")
+    beside.replace(path)

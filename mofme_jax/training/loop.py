@@ -1,0 +1,204 @@
+"""The training run, from a config and a folder to a report. Reads from top to bottom."""
+
+import os
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import logging
+from ml_collections import ConfigDict
+
+from mofme_jax.data.pipeline import training_stream
+from mofme_jax.training import losses, schedule, sharding
+from mofme_jax.training.checkpoint import Checkpoints, build_from_config
+from mofme_jax.training.options import Options, read_options
+from mofme_jax.training.report import write_report
+from mofme_jax.training.sources import open_sources
+from mofme_jax.training.state import TrainState, init_state, make_optimiser
+from mofme_jax.training.step import make_train_step
+from mofme_jax.training.workdir import MetricsLog, prepare_workdir
+from mofme_jax.viz import Progress
+
+
+def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict:
+    """Trains as `config` says, in `workdir`, and evaluates; goes on where an earlier run there stopped.
+
+    What wins: a checkpoint in the workdir, then a fresh start. Everything random depends on config.seed and the step, so
+    that a stopped run ends as an undisturbed one.
+
+    Args:
+      config: see configs/default.py, where every field is explained.
+      workdir: folder, made where it is missing; afterwards holds config.json, checkpoints/, metrics.jsonl, tensorboard/,
+        report.json and samples/*.png.
+
+    Returns:
+      The report, as in report.json.
+
+    Raises:
+      ValueError, OSError: a config, folder or photograph that will not do, before any training; the message names
+        it and the remedy.
+      FloatingPointError: the loss was not finite `max_bad_steps` times in a row.
+    """
+    options = read_options(config)
+    use_host_devices(options.train.host_devices)
+    workdir = prepare_workdir(workdir, config)
+    sources = open_sources(options)
+    mesh = sharding.make_mesh()
+    check_batch(options, mesh.size, sources.paired)
+
+    model = build_from_config(config)
+    total, learning_rate = plan(options, len(sources.training))
+    optimiser = make_optimiser(
+        learning_rate,
+        weight_decay=options.train.weight_decay,
+        b2=options.train.b2,
+        clip_norm=options.train.clip_norm or None,
+        max_bad_steps=options.train.max_bad_steps,
+    )
+    everywhere, split = sharding.replicated(mesh), sharding.split_over_batch(mesh)
+    state = jax.jit(
+        lambda key: init_state(model, optimiser, key, options.data.crop), out_shardings=everywhere
+    )(jax.random.key(options.seed))
+    stream = training_stream(
+        sources.training,
+        batch=options.train.batch,
+        crop=options.data.crop,
+        min_scale=options.data.min_scale,
+        seed=options.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    checkpoints = Checkpoints(workdir, options.keep_checkpoints, config.to_dict())
+    if checkpoints.latest_step() is not None:
+        state, position = checkpoints.restore(state)
+        stream.set_state(position)
+        print(f"going on from step {int(state.step)} of {total}, {workdir}", flush=True)
+
+    step = jax.jit(
+        make_train_step(
+            model,
+            optimiser,
+            make_image_loss(options),
+            weathers=None if sources.paired else options.data.weathers,
+            clean_share=options.data.clean_share,
+            decay=options.train.ema_decay,
+            router_weights={name: getattr(options.loss, name) for name in ("importance", "load", "z")},
+        ),
+        in_shardings=(everywhere, split),
+        out_shardings=everywhere,
+        donate_argnums=0,
+    )
+    parameters = sum(x.size for x in jax.tree.leaves(state.params))
+    print(f"{parameters / 1e6:.2f} M parameters, {len(sources.training)} training images, {total} steps of "
+          f"{options.train.batch}, on {mesh.size} {jax.devices()[0].platform} device(s)", flush=True)  # fmt: skip
+    try:
+        state, seconds = run_steps(state, stream, step, mesh, checkpoints, workdir, options, total)
+    finally:
+        checkpoints.close()
+    return write_report(workdir, model, jax.device_get(state.ema), sources, options, total, seconds)
+
+
+def run_steps(
+    state: TrainState,
+    stream,
+    step,
+    mesh,
+    checkpoints: Checkpoints,
+    workdir: Path,
+    options: Options,
+    total: int,
+) -> tuple[TrainState, float]:
+    """The loop. Returns the last state and the seconds spent, this run's only."""
+    start = int(state.step)
+    log = MetricsLog(workdir, start)
+    progress = Progress(total, start, options.train.batch)
+    pending, window = None, []
+    for n in range(start + 1, total + 1):
+        with jax.transfer_guard("disallow"):
+            state, metrics = step(state, sharding.put_batch(next(stream), mesh))
+        # step n runs while the figures of step n - 1 are read; waiting for those also keeps the host from queueing
+        # steps without bound, which the CPU's collectives do not survive
+        if pending is not None:
+            window.append(jax.device_get(pending))
+        pending = metrics
+        last = n == total
+        if n % options.log_every == 0 or last:
+            window.append(jax.device_get(pending))
+            pending = None
+            figures = summarise(window, options.train.max_bad_steps, n)
+            window = []
+            shown = {
+                "loss": figures["loss"],
+                "PSNR": figures["psnr_rgb"],
+                "of input": figures["psnr_rgb_input"],
+            }
+            figures["steps_per_second"] = progress.report(n, shown)
+            log.write(n, figures)
+        if n % options.checkpoint_every == 0 or last:
+            checkpoints.save(state, stream.get_state())
+    log.close()
+    return state, log.seconds
+
+
+def summarise(window: list[dict], max_bad_steps: int, step: int) -> dict[str, float]:
+    """Means over a log period, of its good steps.
+
+    Raises:
+      FloatingPointError: when the last max_bad_steps steps were all bad.
+    """
+    bad = int(window[-1]["bad_steps"])
+    if bad >= max_bad_steps:
+        raise FloatingPointError(
+            f"loss or gradients were not finite in the {bad} steps before step {step}: lower train.learning_rate, or set "
+            "train.clip_norm; the checkpoints hold the last good parameters"
+        )
+    good = [m for m in window if m["bad_steps"] == 0]
+    return {name: float(np.mean([m[name] for m in good])) if good else float("nan") for name in window[0]}
+
+
+def plan(options: Options, images: int):
+    """How many steps, and the learning rate of each."""
+    train = options.train
+    steps_per_epoch = max(1, images // train.batch)
+    total = train.steps or train.epochs * steps_per_epoch
+    if train.schedule == "cosine":
+        return total, schedule.warmup_cosine(train.learning_rate, total, train.warmup, train.floor)
+    epochs = train.epochs or -(-total // steps_per_epoch)
+    return total, schedule.reference_steps(
+        train.learning_rate, epochs, steps_per_epoch, train.warmup, train.floor
+    )
+
+
+def make_image_loss(options: Options):
+    """(restored, target) -> (B,): the pixel loss and the terms with a weight."""
+    loss = options.loss
+    pixel_loss = {"charbonnier": losses.charbonnier, "smooth_l1": losses.smooth_l1}[loss.kind]
+    features = losses.load_perceptual() if loss.perceptual else None
+
+    def image_loss(restored, target):
+        value = pixel_loss(restored, target)
+        if loss.gradient:
+            value += loss.gradient * losses.gradient_l1(restored, target)
+        if loss.perceptual:
+            value += loss.perceptual * losses.perceptual(restored, target, features)
+        return value
+
+    return image_loss
+
+
+def use_host_devices(count: int) -> None:
+    """On a CPU, splits it into `count` XLA devices (at most its cores), if JAX has not started yet."""
+    try:
+        jax.config.update("jax_num_cpu_devices", min(count, os.cpu_count() or 1))
+    except RuntimeError:
+        logging.info("JAX is already running; keeping its %d device(s)", jax.device_count())
+
+
+def check_batch(options: Options, devices: int, paired: bool) -> None:
+    """Raises ValueError where the batch cannot be dealt out to weathers and devices."""
+    group = devices * (1 if paired else len(options.data.weathers))
+    if options.train.batch % group:
+        raise ValueError(
+            f"config.train.batch={options.train.batch} must be a multiple of {group}: {devices} device(s)"
+            + ("" if paired else f" times {len(options.data.weathers)} weathers")
+        )

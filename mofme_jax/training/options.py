@@ -1,0 +1,166 @@
+"""The config, checked once at the door and turned into typed values. Below this file nothing sees a ConfigDict."""
+
+import json
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from ml_collections import ConfigDict
+
+from mofme_jax.data.weather import parse_weather
+from mofme_jax.models.variants import build
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Section `model`."""
+
+    variant: str
+    overrides: dict
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Section `data`; the meaning of every field of every section is said in configs/default.py."""
+
+    photographs: str
+    validation: str
+    pairs: str
+    resize: tuple
+    crop: int
+    min_scale: float
+    weathers: tuple
+    clean_share: float
+    cache_gigabytes: float
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Section `train`."""
+
+    steps: int
+    epochs: int
+    batch: int
+    schedule: Literal["cosine", "reference"]
+    learning_rate: float
+    warmup: int
+    floor: float
+    weight_decay: float
+    b2: float
+    clip_norm: float
+    ema_decay: float
+    max_bad_steps: int
+    host_devices: int
+
+
+@dataclass(frozen=True)
+class LossOptions:
+    """Section `loss`."""
+
+    kind: Literal["charbonnier", "smooth_l1"]
+    gradient: float
+    perceptual: float
+    importance: float
+    load: float
+    z: float
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """Section `evaluation`."""
+
+    repeats: int
+    max_side: int
+    tile: int
+
+
+@dataclass(frozen=True)
+class Options:
+    """A whole config."""
+
+    seed: int
+    model: ModelOptions
+    data: DataOptions
+    train: TrainOptions
+    loss: LossOptions
+    evaluation: EvaluationOptions
+    log_every: int
+    checkpoint_every: int
+    keep_checkpoints: int
+
+
+def read_options(config: ConfigDict) -> Options:
+    """Checks a config and gives it types.
+
+    Raises:
+      ValueError: naming each field that is unknown, missing, of another type, or out of its range.
+    """
+    try:
+        plain = json.loads(config.to_json_best_effort())
+    except AttributeError:
+        raise ValueError(f"the config must be a ConfigDict, not {type(config).__name__}") from None
+    options = _read(Options, plain, "config")
+    _check(options)
+    return options
+
+
+def _read(cls: type, values: Any, where: str) -> Any:
+    if not isinstance(values, dict):
+        raise ValueError(f"{where} must be a section with fields, not {values!r}")
+    types = get_type_hints(cls)
+    if unknown := sorted(set(values) - set(types)):
+        raise ValueError(f"unknown field {where}.{unknown[0]}; {where} has {', '.join(types)}")
+    if missing := [name for name in types if name not in values]:
+        raise ValueError(f"{where}.{missing[0]} is missing; configs/default.py has every field")
+    return cls(**{f.name: _value(types[f.name], values[f.name], f"{where}.{f.name}") for f in fields(cls)})
+
+
+def _value(kind: Any, value: Any, where: str) -> Any:
+    if hasattr(kind, "__dataclass_fields__"):
+        return _read(kind, value, where)
+    if get_origin(kind) is Literal:
+        if value not in get_args(kind):
+            raise ValueError(f"{where}={value!r} is unknown; choose one of {', '.join(get_args(kind))}")
+        return value
+    if kind is tuple and isinstance(value, list):
+        return tuple(value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise ValueError(f"{where}={value!r} must be a {kind.__name__}")
+    return value
+
+
+def _check(options: Options) -> None:
+    data, train, loss, evaluation = options.data, options.train, options.loss, options.evaluation
+    for weather in data.weathers:
+        parse_weather(weather)
+    for name, good, remedy in [
+        ("data.crop", data.crop >= 16, "at least 16 pixels"),
+        ("data.min_scale", 0 < data.min_scale <= 1, "in (0, 1]"),
+        ("data.weathers", len(data.weathers) > 0, "one name or more"),
+        ("data.clean_share", 0 <= data.clean_share <= 1, "in [0, 1]"),
+        ("data.resize", len(data.resize) in (0, 2), "empty or (H, W)"),
+        ("train.steps", (train.steps > 0) != (train.epochs > 0), "above 0, or else train.epochs"),
+        ("train.batch", train.batch > 0, "above 0"),
+        ("train.b2", 0 < train.b2 < 1, "in (0, 1)"),
+        ("train.clip_norm", train.clip_norm >= 0, "at least 0"),
+        ("train.ema_decay", 0 <= train.ema_decay < 1, "in [0, 1)"),
+        ("train.max_bad_steps", train.max_bad_steps > 0, "above 0"),
+        ("train.host_devices", train.host_devices > 0, "above 0"),
+        (
+            "loss",
+            min(loss.gradient, loss.perceptual, loss.importance, loss.load, loss.z) >= 0,
+            "weights >= 0",
+        ),
+        ("log_every", options.log_every > 0, "above 0"),
+        ("checkpoint_every", options.checkpoint_every > 0, "above 0"),
+        ("keep_checkpoints", options.keep_checkpoints > 0, "above 0"),
+        ("evaluation.repeats", evaluation.repeats > 0, "above 0"),
+        ("evaluation.max_side", evaluation.max_side >= 16, "at least 16 pixels"),
+        ("evaluation.tile", evaluation.tile >= 16, "at least 16 pixels"),
+    ]:
+        if not good:
+            section, _, field = name.partition(".")
+            value = getattr(getattr(options, section), field) if field else getattr(options, section)
+            raise ValueError(f"config.{name}={value!r} must be {remedy}")
+    build(options.model.variant, **options.model.overrides)

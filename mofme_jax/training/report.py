@@ -1,0 +1,74 @@
+"""What a run ends with: a table, a picture, report.json."""
+
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from mofme_jax.evaluation.evaluator import PROTOCOL, Example, evaluate
+from mofme_jax.evaluation.tiling import restore_with_uncertainty
+from mofme_jax.training.checkpoint import FOLDER, write_json
+from mofme_jax.training.options import Options
+from mofme_jax.training.sources import Sources
+from mofme_jax.viz import duration, heat, picture_sheet, score_table
+
+
+def write_report(
+    workdir: Path, model, params, sources: Sources, options: Options, steps: int, seconds: float
+) -> dict:
+    """Evaluates, prints the table and where things lie, writes report.json and the picture. Returns the report."""
+    print("evaluating on photographs never trained on", flush=True)
+    scores, examples = evaluate(
+        lambda image: restore_with_uncertainty(model, params, image, tile=options.evaluation.tile),
+        sources.cases(),
+    )
+    picture = workdir / "samples" / f"step_{steps}.png"
+    picture.parent.mkdir(exist_ok=True)
+    draw_examples(examples, picture)
+    report = {
+        "scores": scores,
+        "mean_gain": mean_gain(scores),
+        "protocol": PROTOCOL,
+        "steps": steps,
+        "training_seconds": seconds,
+        "parameters": sum(x.size for x in jax.tree.leaves(params)),
+        "seed": options.seed,
+        "machine": f"{jax.device_count()} {jax.devices()[0].platform} device(s), {platform.machine()}",
+        "versions": {name: version(name) for name in ("jax", "flax", "optax", "orbax-checkpoint")},
+    }
+    if jax.process_index() == 0:
+        write_json(workdir / "report.json", report)
+    print(f"\n{score_table(scores)}\n{'mean gain over the weathers':<27}{report['mean_gain']:>+17.2f} dB")
+    print(f"protocol {PROTOCOL}, {steps} steps, {duration(seconds)} of training in this run\n"
+          f"checkpoint  {workdir / FOLDER / str(steps)}\nlogs        {workdir / 'metrics.jsonl'}, "
+          f"{workdir / 'tensorboard'}\nreport      {workdir / 'report.json'}\npicture     {picture}",
+          flush=True)  # fmt: skip
+    return report
+
+
+def mean_gain(scores: dict[str, dict[str, float]]) -> float:
+    """dB: the mean over the groups of PSNR restored less PSNR input; groups whose input is the target are left out."""
+    gains = [row["psnr"] - row["psnr_input"] for row in scores.values() if np.isfinite(row["psnr_input"])]
+    return float(np.mean(gains)) if gains else float("nan")
+
+
+def draw_examples(examples: list[Example], path: Path) -> None:
+    """The picture: a row a weather, degraded | restored | truth | uncertainty.
+
+    Uncertainty is drawn on one scale for all rows, from 0 (black) to the largest seen (white).
+    """
+    top = max(float(example.uncertainty.max()) for example in examples)
+    rows = [
+        [
+            example.case.degraded / 255.0,
+            example.restored / 255.0,
+            example.case.target / 255.0,
+            heat(example.uncertainty, 0.0, top),
+        ]
+        for example in examples
+    ]
+    titles = ["degraded", "restored", "truth", f"router uncertainty, 0 to {top:.2g} nats"]
+    names = [f"{example.case.group} ({example.case.name})" for example in examples]
+    picture_sheet(rows, titles, names, path)

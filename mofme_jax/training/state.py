@@ -1,0 +1,74 @@
+"""The state of a training run, and the optimiser that moves it."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from flax import struct
+
+
+@struct.dataclass
+class TrainState:
+    """All that a training step changes.
+
+    Attributes:
+      step: () int32, steps taken.
+      params: the parameters. ema: their exponential moving average, what is evaluated and loaded.
+      opt_state: the optimiser's state.
+      key: the run's JAX key (raw uint32 data); everything random in step n comes from it and n alone.
+    """
+
+    step: jax.Array
+    params: Any
+    ema: Any
+    opt_state: Any
+    key: jax.Array
+
+
+def make_optimiser(
+    schedule: optax.Schedule,
+    *,
+    weight_decay: float,
+    b2: float,
+    clip_norm: float | None,
+    max_bad_steps: int,
+) -> optax.GradientTransformation:
+    """AdamW behind clipping by global norm; a step whose gradients are not finite changes nothing.
+
+    Args:
+      schedule: step -> learning rate.
+      weight_decay: decoupled, on every parameter (PyTorch's AdamW, which the published recipe used).
+      b2: decay of the second moment; the first's is 0.9, epsilon 1e-8.
+      clip_norm: largest global norm of the gradients; None does not clip.
+      max_bad_steps: not-finite steps in a row that are skipped; see `bad_steps_in_a_row`.
+    """
+    adamw = optax.adamw(schedule, b2=b2, weight_decay=weight_decay)
+    chain = adamw if clip_norm is None else optax.chain(optax.clip_by_global_norm(clip_norm), adamw)
+    return optax.apply_if_finite(chain, max_bad_steps)
+
+
+def bad_steps_in_a_row(state: TrainState) -> jax.Array:
+    """() int32: how many of the last steps, without a good one between, had gradients that were not finite."""
+    return state.opt_state.notfinite_count
+
+
+def init_state(
+    model: nn.Module, optimiser: optax.GradientTransformation, key: jax.Array, size: int
+) -> TrainState:
+    """The state before the first step. size: pixels on a side of the image the parameters are made with."""
+    params_key, run_key = jax.random.split(key)
+    params = model.init(params_key, jnp.zeros((1, size, size, 3)))["params"]
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        ema=jax.tree.map(jnp.copy, params),
+        opt_state=optimiser.init(params),
+        key=jax.random.key_data(run_key),
+    )
+
+
+def ema_decay(step: jax.Array, decay: float) -> jax.Array:
+    """The average's decay at a step: short at first, so that it does not remember the initial parameters."""
+    return jnp.minimum(decay, (1.0 + step) / (10.0 + step))

@@ -1,0 +1,123 @@
+"""One training step: weather on clean photographs, the network, the loss, the update.
+
+Axis glossary: `B` images, `H W` pixels, `C` channels, `T` tokens of a batch, `E` experts.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+from mofme_jax.data.weather import degrade
+from mofme_jax.training import losses
+from mofme_jax.training.state import TrainState, ema_decay
+
+
+def put_weather(
+    key: jax.Array, images: jax.Array, weathers: tuple[str, ...], clean_share: float
+) -> jax.Array:
+    """Fresh weather for a batch: image i gets `weathers[i % n]`, or none at all with a chance of clean_share.
+
+    Every image's key depends on `key` and i alone. The kinds are dealt out, not drawn, so that one step computes
+    each kind for its own images only, and each device (which holds whole groups of n) the same.
+
+    Args:
+      key: JAX key of this step.
+      images: (B, H, W, 3) clean, in [0, 1]; B a multiple of n.
+      weathers: names for `degrade`, n of them.
+      clean_share: in [0, 1].
+
+    Returns:
+      (B, H, W, 3) in [0, 1].
+    """
+    batch, n = images.shape[0], len(weathers)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch))
+    groups, group_keys = images.reshape(batch // n, n, *images.shape[1:]), keys.reshape(batch // n, n)
+    degraded = [
+        jax.vmap(lambda k, x, name=name: degrade(k, x, name)[0])(group_keys[:, i], groups[:, i])
+        for i, name in enumerate(weathers)
+    ]
+    degraded = jnp.stack(degraded, axis=1).reshape(images.shape)
+    stays_clean = jax.vmap(lambda k: jax.random.bernoulli(jax.random.fold_in(k, 7), clean_share))(keys)
+    return jnp.where(stays_clean[:, None, None, None], images, degraded)
+
+
+def make_train_step(
+    model: nn.Module,
+    optimiser: optax.GradientTransformation,
+    image_loss: Callable[[jax.Array, jax.Array], jax.Array],
+    *,
+    weathers: tuple[str, ...] | None,
+    clean_share: float,
+    decay: float,
+    router_weights: dict[str, float],
+) -> Callable[[TrainState, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
+    """Returns `step(state, photographs) -> (state, metrics)`, pure, to be jitted by the caller.
+
+    Args:
+      model: a Restorer.
+      optimiser: see `make_optimiser`.
+      image_loss: (restored, target) -> (B,) loss of each image.
+      weathers, clean_share: see `put_weather`; weathers None: the batches are pairs.
+      decay: of the parameters' moving average.
+      router_weights: weights of the routers' "importance", "load" and "z" terms; 0 leaves one out.
+
+    The step takes uint8 photographs (B, H, W, 3), or pairs (B, H, W, 6), [input | target]. Its metrics are scalars: loss, psnr_rgb (of the batch, dB),
+    psnr_rgb_input (of the degraded batch), grad_norm, bad_steps.
+    """
+
+    def loss_fn(params, degraded, target, key):
+        restored, aux = model.apply({"params": params}, degraded, train=True, rngs={"dropout": key})
+        loss = image_loss(restored, target).mean()
+        return loss + router_terms(aux, router_weights), restored
+
+    def step(state: TrainState, photographs: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+        weather_key, dropout_key = jax.random.split(key)
+        pixels = photographs.astype(jnp.float32) / 255.0
+        if weathers is None:
+            degraded, target = jnp.split(pixels, 2, axis=-1)
+        else:
+            degraded, target = put_weather(weather_key, pixels, weathers, clean_share), pixels
+        (loss, restored), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+            state.params, degraded, target, dropout_key
+        )
+        updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        keep = ema_decay(state.step, decay)
+        ema = jax.tree.map(lambda old, new: keep * old + (1.0 - keep) * new, state.ema, params)
+        metrics = {
+            "loss": loss,
+            "psnr_rgb": mean_psnr(restored, target),
+            "psnr_rgb_input": mean_psnr(degraded, target),
+            "grad_norm": optax.global_norm(grads),
+            "bad_steps": opt_state.notfinite_count,
+        }
+        return TrainState(state.step + 1, params, ema, opt_state, state.key), metrics
+
+    return step
+
+
+def router_terms(aux: tuple, weights: dict[str, float]) -> jax.Array:
+    """The routers' auxiliary loss: the mean over layers of the weighted terms; 0 without layers or weights."""
+    total = jnp.zeros(())
+    for routing in aux:
+        gates, probs, logits = (
+            a.reshape(-1, a.shape[-1]) for a in (routing.gates, routing.probs, routing.logits)
+        )
+        if weights["importance"]:
+            total += weights["importance"] * losses.importance_loss(gates)
+        if weights["load"]:
+            total += weights["load"] * losses.load_loss(probs, gates)
+        if weights["z"]:
+            total += weights["z"] * losses.z_loss(logits)
+    return total / max(len(aux), 1)
+
+
+def mean_psnr(images: jax.Array, target: jax.Array) -> jax.Array:
+    """() dB: the mean over images of `-10 log10(mse + 1e-6)`, clipped to [0, 1] first. The small number keeps the
+    clean examples, which may come back exactly, from making a batch's mean infinite."""
+    mse = jnp.mean(jnp.square(jnp.clip(images, 0.0, 1.0) - target), axis=(1, 2, 3))
+    return jnp.mean(-10.0 * jnp.log10(mse + 1e-6))

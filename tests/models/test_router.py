@@ -1,0 +1,170 @@
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mofme_jax.models.router import (
+    Router,
+    deterministic_router,
+    dropout_passes,
+    entropy,
+    linear_router,
+    paper_router,
+    select,
+    stochastic_router,
+)
+
+KEY = jax.random.key(0)
+X = jax.random.normal(jax.random.key(1), (40, 24))
+W = jax.random.normal(jax.random.key(2), (24, 6)) / 5
+
+
+@pytest.mark.parametrize(
+    "dist",
+    [
+        linear_router(X, W),
+        deterministic_router(X, W, 0.2),
+        stochastic_router(X, W, 0.2, 5, KEY),
+        paper_router(X, W, 0.2, 5, KEY),
+    ],
+    ids=["linear", "deterministic", "stochastic", "paper"],
+)
+def test_probabilities_lie_on_the_simplex(dist):
+    assert (dist.probs >= 0).all()
+    np.testing.assert_allclose(dist.probs.sum(-1), 1.0, atol=1e-6)
+    assert (dist.var_logits >= 0).all()
+    assert (dist.mutual_information >= 0).all()
+
+
+def test_moments_equal_those_of_sampled_dropout():
+    exact = deterministic_router(X, W, 0.3)
+    keys = jax.random.split(KEY, 40)  # 40 x 200 passes with masks of their own
+    sampled = jnp.concatenate([dropout_passes(X, W, 0.3, 200, key) for key in keys])
+    spread = jnp.sqrt(exact.var_logits)
+    assert (
+        jnp.abs((sampled.mean(0) - exact.mean_logits) / spread).max() < 0.06
+    )  # 5 standard errors of 8000 draws
+    np.testing.assert_allclose(sampled.var(0), exact.var_logits, rtol=0.1)
+
+
+def test_variance_worked_by_hand():
+    # p = 1/2: p / (1 - p) = 1, so Var z = sum x^2 W^2 = 1*9 + 4*1 = 13
+    dist = deterministic_router(jnp.array([[1.0, 2.0]]), jnp.array([[3.0], [1.0]]), 0.5)
+    np.testing.assert_allclose(dist.mean_logits, [[5.0]])
+    np.testing.assert_allclose(dist.var_logits, [[13.0]])
+
+
+def test_mean_field_is_nearer_to_the_expected_softmax_than_the_plain_one():
+    passes = jax.nn.softmax(dropout_passes(X, 4 * W, 0.3, 4000, KEY)).mean(0)
+    mean_field = deterministic_router(X, 4 * W, 0.3).probs
+    plain = linear_router(X, 4 * W).probs
+    assert jnp.abs(mean_field - passes).mean() < 0.5 * jnp.abs(plain - passes).mean()
+
+
+def test_mutual_information_follows_the_sampled_one():
+    small = deterministic_router(X, W, 0.05).mutual_information
+    sampled = stochastic_router(X, W, 0.05, 4000, KEY).mutual_information
+    np.testing.assert_allclose(small.mean(), sampled.mean(), rtol=0.1)  # second order: good for small noise
+
+
+def test_no_dropout_is_the_linear_router():
+    linear = linear_router(X, W)
+    chex.assert_trees_all_equal(deterministic_router(X, W, 0.0), linear)
+    chex.assert_trees_all_close(stochastic_router(X, W, 0.0, 3, KEY), linear, atol=1e-6)
+
+
+def test_paper_weights_have_unit_length_and_sum_to_zero():
+    weights = paper_router(X, W, 0.2, 5, KEY).weights
+    np.testing.assert_allclose(jnp.linalg.norm(weights, axis=-1), 1.0, atol=1e-3)
+    assert jnp.abs(weights.sum(-1)).max() < 0.02
+    assert (weights < 0).any()
+
+
+def test_paper_router_has_finite_gradients():
+    def loss(w):
+        return (paper_router(X, w, 0.2, 5, KEY).weights ** 3).sum()
+
+    assert jnp.isfinite(jax.grad(loss)(W)).all()
+
+
+def test_entropy_counts_impossible_outcomes_as_zero():
+    np.testing.assert_allclose(entropy(jnp.array([[1.0, 0.0], [0.5, 0.5]])), [0.0, np.log(2)], atol=1e-7)
+
+
+def test_select_keeps_the_heaviest_and_zeroes_the_rest():
+    probs = jnp.array([[0.1, 0.4, 0.2, 0.3]])
+    gates, chosen = select(probs, 2, "softmax_topk")
+    np.testing.assert_array_equal(gates, jnp.array([[0.0, 0.4, 0.0, 0.3]]))
+    np.testing.assert_array_equal(chosen, [[1, 3]])
+    renormalised, _ = select(probs, 2, "topk_softmax")
+    np.testing.assert_allclose(renormalised, [[0.0, 4 / 7, 0.0, 3 / 7]], rtol=1e-6)
+
+
+def test_topk_softmax_is_a_softmax_over_the_chosen_logits():
+    logits = X @ W
+    gates, _ = select(jax.nn.softmax(logits), 3, "topk_softmax")
+    kth = jnp.sort(logits, axis=-1)[:, -3][:, None]
+    np.testing.assert_allclose(gates, jax.nn.softmax(jnp.where(logits >= kth, logits, -jnp.inf)), atol=1e-6)
+
+
+def test_among_equals_the_lower_number_wins():
+    gates, chosen = select(jnp.full((1, 4), 0.25), 2, "softmax_topk")
+    np.testing.assert_array_equal(chosen, [[0, 1]])
+    assert (gates > 0).sum() == 2
+
+
+@pytest.mark.parametrize("norm_order", ["softmax_topk", "topk_softmax"])
+def test_all_experts_chosen_is_the_plain_softmax(norm_order):
+    probs = linear_router(X, W).probs
+    np.testing.assert_allclose(select(probs, 6, norm_order)[0], probs, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["linear", "deterministic", "stochastic"])
+def test_one_expert_gets_everything(kind):
+    router = Router(1, 1, kind)
+    gates, routing = router.apply(router.init(KEY, X), X)
+    np.testing.assert_allclose(gates, 1.0)
+    np.testing.assert_allclose(routing.entropy, 0.0, atol=1e-6)
+
+
+def test_sampling_follows_the_key_and_is_fixed_without_one():
+    router = Router(6, 2, "stochastic", dropout_rate=0.4)
+    params = router.init(KEY, X)
+    still = router.apply(params, X)[1]
+    chex.assert_trees_all_equal(still, router.apply(params, X)[1])
+    keyed = router.apply(params, X, rngs={"dropout": KEY})[1]
+    assert not jnp.array_equal(still.probs, keyed.probs)
+
+
+@pytest.mark.parametrize("kind", ["linear", "deterministic", "stochastic", "paper"])
+def test_a_token_does_not_depend_on_its_batch(kind):
+    router = Router(6, 2, kind, dropout_rate=0.3)
+    params = router.init(KEY, X)
+    alone, together = router.apply(params, X[3:4])[0], router.apply(params, X)[0][3:4]
+    np.testing.assert_allclose(alone, together, atol=2e-3 if kind == "paper" else 1e-6)
+
+
+def test_load_counts_the_choices():
+    routing = Router(6, 2).apply(Router(6, 2).init(KEY, X), X)[1]
+    counts = np.bincount(np.asarray(routing.chosen).ravel(), minlength=6)
+    np.testing.assert_allclose(routing.load, counts / counts.sum(), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        (dict(num_experts=4, top_k=5), "top_k=5"),
+        (dict(num_experts=4, top_k=0), "top_k=0"),
+        (dict(num_experts=0, top_k=1), "num_experts=0"),
+        (dict(num_experts=4, top_k=2, kind="cosine"), "cosine"),
+        (dict(num_experts=4, top_k=2, norm_order="both"), "both"),
+        (dict(num_experts=4, top_k=2, dropout_rate=1.0), "router_dropout=1.0"),
+        (dict(num_experts=4, top_k=2, passes=0), "router_passes=0"),
+        (dict(num_experts=4, top_k=2, kind="paper", norm_order="topk_softmax"), "signed"),
+        (dict(num_experts=4, top_k=2, kind="paper", dropout_rate=0.0), "passes that differ"),
+    ],
+)
+def test_what_is_no_router_is_named(fields, said):
+    with pytest.raises(ValueError, match=said):
+        Router(**fields).init(KEY, X)
