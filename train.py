@@ -6,9 +6,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 CONFIG = config_flags.DEFINE_config_file("config", "configs/default.py", "The config file.", lock_config=True)
-WORKDIR = flags.DEFINE_string(
-    "workdir", "runs/default", "Where the run is kept; a run there is gone on with."
-)
+WORKDIR = flags.DEFINE_string("workdir", "runs/default", "Where the run is kept; a run there is gone on with.")
 
 
 def main(argv: list[str]) -> None:

@@ -21,6 +21,7 @@ def get_config() -> ConfigDict:
     # what it sees
     config.data = ConfigDict()
     config.data.photographs = ""  # folder of clean photographs to train on; "": the five embedded ones
+    config.data.tfds = ""  # folder in which TFDS keeps those to train on as array_record; "": no such copy
     config.data.validation = ""  # folder of clean photographs to evaluate on; "": the two embedded ones
     config.data.pairs = ""  # folder of real pairs, <split>/{input,gt}, instead of synthesised weather
     config.data.resize = ()  # (H, W) to which pairs are resized first, bicubic; (): as they are
@@ -44,9 +45,7 @@ def get_config() -> ConfigDict:
     config.train.clip_norm = 1.0  # of the gradients, over all parameters; 0: no clipping
     config.train.ema_decay = 0.998  # of the averaged parameters, which are evaluated
     config.train.max_bad_steps = 10  # steps in a row with NaN or inf that are skipped before the run stops
-    config.train.host_devices = (
-        2  # CPU only: the batch is split over this many XLA devices (faster than threads)
-    )
+    config.train.host_devices = 2  # CPU only: the batch is split over this many XLA devices (faster than threads)
 
     # what it minimises
     config.loss = ConfigDict()

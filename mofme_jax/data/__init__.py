@@ -1,1 +1,1 @@
-
+"""What is seen: photographs, weather, folders, the training stream."""

@@ -1,14 +1,16 @@
 """Procedural randomness: every pixel finds the random objects near it by hashing the cells of a grid.
 
 A field of streaks, flakes or drops is drawn without loops over objects, without convolution and without a
-Fourier transform: the plane is cut into cells, a hash of the cell's integer coordinates and of the picture's
-seed says what lies in the cell, and each pixel looks at the few cells whose object can reach it. The work is
-elementwise, so a compiler fuses it on any backend, and the same seed gives the same field whatever the batch.
+Fourier transform: the plane is cut into cells, a hash of the cell's integer coordinates and of the
+picture's seed says what lies in the cell, and each pixel looks at the few cells whose object can reach it.
+The work is elementwise, so a compiler fuses it on any backend, and the same seed gives the same field
+whatever the batch.
 
-Objects must end within half a cell of their centre; then a 2x2 block of cells is enough, and crossing a cell's
-border changes nothing in the sum, so that float rounding cannot show.
+Objects must end within half a cell of their centre; then a 2x2 block of cells is enough, and crossing a
+cell's border changes nothing in the sum, so that float rounding cannot show.
 """
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -34,6 +36,18 @@ def mix(bits: Array) -> Array:
 def stir(bits: Array, salt: int | Array) -> Array:
     """Gives a further hash, independent of the first to the eye, from `bits` and a small integer `salt`."""
     return mix(bits + (jnp.asarray(salt) + 1).astype(jnp.uint32) * jnp.uint32(_GOLDEN))
+
+
+def seeds_from_key(key: Array, count: int) -> Array:
+    """Hashes a JAX key, typed or raw and of any kind, into (count,) uint32 seeds.
+
+    A cipher, as `jax.random` runs for every draw, takes longer to compile than all the rest of a weather.
+    """
+    words = jax.random.key_data(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else key
+    seeds = jnp.arange(1, count + 1, dtype=jnp.uint32) * jnp.uint32(_GOLDEN)
+    for word in words.astype(jnp.uint32):
+        seeds = mix(seeds ^ word)
+    return seeds
 
 
 def halves(bits: Array) -> tuple[Array, Array]:
@@ -69,10 +83,10 @@ def rotate(y: Array, x: Array, angle: Array) -> tuple[Array, Array]:
     return y * cosine + x * sine, x * cosine - y * sine
 
 
-def cell(
-    v: Array, u: Array, seed: Array, step_v: int | Array, step_u: int | Array
-) -> tuple[Array, Array, Array]:
-    """One of the 2x2 cells whose objects can reach each point, for objects that end half a cell from their centre.
+def cell(v: Array, u: Array, seed: Array, step_v: int | Array, step_u: int | Array) -> tuple[Array, Array, Array]:
+    """One of the 2x2 cells whose objects can reach each point.
+
+    Objects must end within half a cell of their centre, which lies anywhere in its cell.
 
     Args:
       v, u: coordinates in units of cells, any common shape (H, W).
@@ -80,8 +94,8 @@ def cell(
       step_v, step_u: which of the four cells, each 0 or 1, scalars or (H, W).
 
     Returns:
-      (dv, du, bits): the offset of the point from the object's centre in cells, in (-1.5, 1.5), the centre lying
-      anywhere in its cell; and the cell's hash, from which `stir` draws the object's other properties.
+      (dv, du, bits): the offset of the point from the object's centre in cells, in (-0.5, 1.5) for step 0 and
+      (-1.5, 0.5) for step 1; and the cell's hash, from which `stir` draws the object's other properties.
     """
     row, column = jnp.floor(v - 0.5) + step_v, jnp.floor(u - 0.5) + step_u
     bits = mix(_word(column) * jnp.uint32(0x27D4EB2F) ^ mix(_word(row) * jnp.uint32(_GOLDEN) + seed))
@@ -90,8 +104,9 @@ def cell(
 
 
 def column_cell(v: Array, u: Array, seed: Array, step: int | Array) -> tuple[Array, Array, Array]:
-    """One of two cells per point, for objects that reach half a cell sideways and stay inside their cell in v.
+    """One of the two cells whose objects can reach each point, for long objects in columns.
 
+    Objects reach half a cell sideways from their centre and stay inside their cell along the column.
     Each column of cells is slid along v by a random amount, so that no rows show although an object never
     crosses the end of its cell.
 
@@ -101,8 +116,8 @@ def column_cell(v: Array, u: Array, seed: Array, step: int | Array) -> tuple[Arr
       step: which of the two columns, 0 or 1.
 
     Returns:
-      (dv, du, bits): `dv` in [-0.5, 0.5) from the middle of the cell; `du` from the object's centre, which lies
-      anywhere across the cell; and the cell's hash.
+      (dv, du, bits): `dv` in [-0.5, 0.5) from the middle of the cell; `du` from the object's centre, which
+      lies anywhere across the cell; and the cell's hash.
     """
     column = jnp.floor(u - 0.5) + step
     column_bits = mix(_word(column) * jnp.uint32(_GOLDEN) + seed)

@@ -13,10 +13,10 @@ _SCENE = 512.0  # pixels from the nearest to the farthest ground: a smaller imag
 def pseudo_depth(seed: Array, image: Array) -> Array:
     """Draws a relative depth for an image.
 
-    A horizon ramp of random tilt, bend and position, mixed with the dark channel (He et al., 2009: what has no
-    dark colour component is likely far, or sky), and fitted to the edges of the image by a guided filter, which
-    is solved on a coarse grid (He & Sun, 2015). A small crop sees a small part of the ramp, so it may be all
-    near, all far, or anything between.
+    A horizon ramp of random tilt, bend and position, mixed with the dark channel (He et al., 2009: what has
+    no dark colour component is likely far, or sky), and fitted to the edges of the image by a guided filter,
+    which is solved on a coarse grid (He & Sun, 2015). A small crop sees a small part of the ramp, so it may
+    be all near, all far, or anything between.
 
     Args:
       seed: uint32 scalar.

@@ -75,9 +75,7 @@ def _drop(
     cosine, sine = _pick(kind, [0.88, 0.45, -0.16]), _pick(kind, [0.475, 0.893, 0.987])
     y, x = grid
     v, u = (y * cosine + x * sine) / pitch, (x * cosine - y * sine) / pitch
-    dv, du, bits = cells.cell(
-        v, u, cells.stir(seed, 21) + jnp.uint32(7919) * kind.astype(jnp.uint32), step_v, step_u
-    )
+    dv, du, bits = cells.cell(v, u, cells.stir(seed, kind), step_v, step_u)
     dy, dx = _PITCH * (dv * cosine - du * sine), _PITCH * (dv * sine + du * cosine)
 
     present, grow, side, lower = cells.quarters(cells.stir(bits, 3))
@@ -103,7 +101,7 @@ def look_through(light: Array, glass: Glass, *, view: Array) -> Array:
       light: (H, W, C) linear light of the scene in [0, 1].
       glass: the drops.
       view: how far the scene reaches that a drop shows between its middle and its rim, in pixels: a drop of
-        radius r has k = view / r.
+        radius r has k = view / r - 1.
 
     Returns:
       (H, W, C) linear light.
@@ -112,12 +110,12 @@ def look_through(light: Array, glass: Glass, *, view: Array) -> Array:
     y, x = cells.pixel_grid(height, width)
     shown_y, shown_x = y - view * glass.rise, x - view * glass.run
     small = jnp.stack([_soften(light[..., c]) for c in range(light.shape[-1])], -1)
-    shown = _sample(small, shown_y / coarse.STEP, shown_x / coarse.STEP)
+    shown = _sample(small, (shown_y + 0.5) / coarse.STEP - 0.5, (shown_x + 0.5) / coarse.STEP - 0.5)
     # Rays near the rim graze the surface and lose light; a light from above left is mirrored.
     shade = 0.6 + 0.4 * jnp.clip(2.5 * glass.thickness, 0.0, 1.0)
     spark = cells.bump(((glass.rise + 0.4) ** 2 + (glass.run + 0.3) ** 2) * 16.0) * glass.thickness
-    cover, shade, spark = (field[..., None] for field in (glass.cover, shade, spark))
-    return light + cover * (shown * shade + 1.2 * light.mean() * spark - light)
+    water = shown * shade[..., None] + 1.2 * light.mean() * spark[..., None]
+    return light + glass.cover[..., None] * (water - light)
 
 
 def _soften(field: Array) -> Array:

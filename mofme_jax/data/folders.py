@@ -14,7 +14,7 @@ from PIL import Image
 from mofme_jax.data.photos import folder_photographs, read_photograph
 
 
-class _Cached(Sequence):
+class CachedImages(Sequence):
     """Random access to images made by `_read(index)`, kept while `cache_bytes` last. Safe to use from threads."""
 
     def __init__(self, length: int, cache_bytes: int):
@@ -40,7 +40,7 @@ class _Cached(Sequence):
         raise NotImplementedError
 
 
-class PhotographFolder(_Cached):
+class PhotographFolder(CachedImages):
     """The photographs below a folder, sorted by path, as (H, W, 3) uint8.
 
     Args:
@@ -59,10 +59,11 @@ class PhotographFolder(_Cached):
         return read_photograph(self.paths[index])
 
 
-class PairFolder(_Cached):
+class PairFolder(CachedImages):
     """Pairs `input/<name>` and `gt/<name>` as (H, W, 6) uint8, [input | target].
 
     A target has its input's name, with any image suffix, or the RainDrop set's: `X_rain.png` goes with `X_clean.png`.
+    Folders below input and gt are part of the name.
 
     Args:
       path: a folder with the folders input and gt in it.
@@ -70,38 +71,51 @@ class PairFolder(_Cached):
       cache_bytes: memory that decoded pairs may take.
 
     Raises:
-      ValueError, OSError: a missing folder, an input without its target (each is named), or, when read, a
-        pair of two sizes or an image that cannot be decoded.
+      ValueError, OSError: a missing folder, an input without its target (the first five are named), two
+        targets of one name, or, when read, a pair of two sizes or an image that cannot be decoded.
     """
 
     def __init__(self, path: str | Path, resize: tuple[int, ...], cache_bytes: int):
         root = Path(path).expanduser()
         for part in ("input", "gt"):
             if not (root / part).is_dir():
-                raise FileNotFoundError(
-                    f"{root} has no folder {part!r}: pairs lie in {root}/input and {root}/gt"
-                )
-        inputs = list(folder_photographs(root / "input"))
-        targets = {p.stem: p for p in folder_photographs(root / "gt")}
-        found = [targets.get(p.stem) or targets.get(re.sub("_rain$", "_clean", p.stem)) for p in inputs]
-        if lost := [p.name for p, target in zip(inputs, found, strict=True) if target is None]:
+                raise FileNotFoundError(f"{root} has no folder {part!r}: pairs lie in {root}/input and {root}/gt")
+        inputs = folder_photographs(root / "input")
+        targets = _by_stem(root / "gt")
+        names = [p.relative_to(root / "input").as_posix() for p in inputs]
+        stems = [_stem(p, root / "input") for p in inputs]
+        found = [targets.get(stem) or targets.get(re.sub("_rain$", "_clean", stem)) for stem in stems]
+        if lost := [name for name, target in zip(names, found, strict=True) if target is None]:
             raise ValueError(
                 f"{len(lost)} of {len(inputs)} inputs in {root}/input have no target of that name in {root}/gt: "
                 f"{', '.join(lost[:5])}{', ...' if len(lost) > 5 else ''}"
             )
-        self.pairs, self.resize = list(zip(inputs, found, strict=True)), tuple(resize)
-        self.names = [p.name for p in inputs]
+        self.pairs = [(p, target) for p, target in zip(inputs, found, strict=True) if target]
+        self.names, self.resize = names, tuple(resize)
         super().__init__(len(inputs), cache_bytes)
 
     def _read(self, index: int) -> np.ndarray:
         paths = self.pairs[index]
         pair = [read_photograph(p) for p in paths]
         if self.resize:
-            size = self.resize[::-1]
-            pair = [np.asarray(Image.fromarray(p).resize(size, Image.Resampling.BICUBIC)) for p in pair]
+            height, width = self.resize
+            pair = [np.asarray(Image.fromarray(p).resize((width, height), Image.Resampling.BICUBIC)) for p in pair]
         if pair[0].shape != pair[1].shape:
             raise ValueError(f"{paths[0]} and {paths[1]} differ in size: {pair[0].shape} and {pair[1].shape}")
         return np.concatenate(pair, axis=-1)
+
+
+def _stem(path: Path, root: Path) -> str:
+    """The path below `root` without its suffix: folders count, so that a/1.png and b/1.png are two."""
+    return path.relative_to(root).with_suffix("").as_posix()
+
+
+def _by_stem(root: Path) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in folder_photographs(root):
+        if (other := found.setdefault(_stem(path, root), path)) != path:
+            raise ValueError(f"{other} and {path} are targets of one name: remove one")
+    return found
 
 
 def pair_splits(root: str | Path) -> list[str]:
@@ -113,7 +127,5 @@ def pair_splits(root: str | Path) -> list[str]:
     root = Path(root).expanduser()
     found = sorted(p.name for p in root.glob("*") if (p / "input").is_dir() and (p / "gt").is_dir())
     if not found:
-        raise FileNotFoundError(
-            f"{root} holds no pairs: they lie in {root}/<split>/input and {root}/<split>/gt"
-        )
+        raise FileNotFoundError(f"{root} holds no pairs: they lie in {root}/<split>/input and {root}/<split>/gt")
     return found

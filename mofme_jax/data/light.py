@@ -37,5 +37,5 @@ def sense(light: Array, noise: Array, seed: Array) -> Array:
 
 
 def _power(base: Array, exponent: float) -> Array:
-    """Power of a base of at least 1e-3 by exp and log, for which CPUs have vector code and none for a power."""
+    """Power of a base of at least 1e-3, by exp and log: compilers have vector code for these two."""
     return jnp.exp(exponent * jnp.log(jnp.maximum(base, 1e-3)))

@@ -39,7 +39,7 @@ def _embedded_readers() -> dict[str, Callable[[], np.ndarray]]:
         from sklearn.datasets import load_sample_image
     except ImportError as error:
         raise ImportError(
-            "The embedded photographs are in scikit-image and scikit-learn: pip install scikit-image scikit-learn"
+            "The embedded photographs are inside two packages: pip install scikit-image scikit-learn"
         ) from error
     return {
         "astronaut": data.astronaut,
@@ -84,8 +84,9 @@ def folder_photographs(folder: str | Path) -> list[Path]:
 def read_photograph(path: str | Path) -> np.ndarray:
     """Reads an image file as an upright RGB picture.
 
-    The camera's orientation (EXIF) is applied; grey and palette become RGB, 16 bits become 8, transparent parts
-    become white, CMYK is converted without a colour profile, and of an animation the first frame is taken.
+    The camera's orientation (EXIF) is applied; grey and palette become RGB, 16 bits become 8, transparent
+    parts become white, CMYK is converted without a colour profile, and of an animation the first frame is
+    taken.
 
     Args:
       path: the file.
@@ -95,8 +96,8 @@ def read_photograph(path: str | Path) -> np.ndarray:
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: it is no image, is damaged, has more than Pillow's limit of pixels (a decompression bomb), or
-        holds values that say no colour; the message names the file.
+      ValueError: it is no image, is damaged, has more than Pillow's limit of pixels (a decompression bomb),
+        or holds values that say no colour; the message names the file.
     """
     path = Path(path)
     try:

@@ -4,13 +4,12 @@ The physics is done in linear light; a key decides everything that is not given.
 its entropy coding has no use for an accelerator, and a data pipeline can apply it on the host.
 """
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
 from mofme_jax.data import cells, drops, precipitation
-from mofme_jax.data import depth as depths
-from mofme_jax.data import light as lights
+from mofme_jax.data.depth import pseudo_depth
+from mofme_jax.data.light import linear_from_srgb, sense
 
 WEATHERS = ("haze", "rain", "snow", "raindrop")
 """The kinds of weather, in the order in which the light meets them; mixtures join them with a plus sign."""
@@ -41,7 +40,7 @@ _RANGES = {
         "drop_density": (0.45, 1.0),
         "drop_size": (14.0, 38.0),
         "drop_blur": (1.0, 4.0),
-        "drop_view": (50.0, 120.0),
+        "drop_view": (60.0, 140.0),
     },
 }
 _CAMERA = {"noise": (0.0, 0.008)}
@@ -52,18 +51,18 @@ def degrade(
 ) -> tuple[Array, dict[str, Array]]:
     """Puts weather on a photograph.
 
-    The scene J takes up rain streaks S, then flakes of opacity Z and light F, then the veil of t = exp(-beta z)
-    and airlight A, then the drops on the glass, then the sensor:
-    I = drops(t ((J + S) (1 - Z) + F Z) + (1 - t) A). A part keeps its looks in a mixture: the rain of "rain" and
-    of "raindrop+rain" is the same under the same key.
+    The scene J takes up rain streaks S, then flakes of opacity Z and light F, then the veil of
+    t = exp(-beta z) and airlight A, then the drops on the glass, then the sensor with its eight bits:
+    I = drops(t ((J + S) (1 - Z) + F Z) + (1 - t) A). A part keeps its looks in a mixture: under one key,
+    "raindrop+rain" shows the streaks of "rain".
 
     Args:
       key: JAX key. The same key gives the same weather, alone, in a batch (`jax.vmap`) and compiled.
       image: (H, W, 3) sRGB values in [0, 1], any height and width.
       weather: static; "clean" (nothing is done), one of `WEATHERS`, or several joined by "+" in any order.
       depth: (H, W) relative depth in [0, 1], 0 at the camera; a pseudo-depth is drawn when None.
-      **severity: a number or scalar array for each severity that shall not be drawn, None for drawn. Drawn from:
-        beta: extinction over the full depth. Haze 0.3 to 1.45, rain 0 to 1.7 (often 0), snow 0 to 0.4 (often 0).
+      **severity: a number or scalar array for each severity that shall not be drawn, or None. Drawn are:
+        beta: extinction over the full depth. Haze 0.3 to 1.45; rain 0 to 1.7 and snow 0 to 0.4, often 0.
         airlight: light of the veil, 0.6 to 1.
         airlight_tint: how much of that red gains and blue loses, -0.04 to 0.04.
         rain_density: share of the places that hold a streak, 0.15 to 0.7.
@@ -78,32 +77,37 @@ def degrade(
         drop_density: share of the places that hold a drop, 0.45 to 1.
         drop_size: radius of the largest drops in pixels, 14 to 38.
         drop_blur: width of the drops' edges in pixels, 1 to 4.
-        drop_view: reach of the scene from the middle of a drop to its rim in pixels, 50 to 120.
+        drop_view: reach of the scene from the middle of a drop to its rim in pixels, 60 to 140.
         noise: standard deviation of the sensor noise at full light, 0 to 0.008; every weather has it.
       In a mixture, beta, airlight and its tint are those of its densest veil (haze before rain before snow).
 
     Returns:
-      degraded: (H, W, 3) sRGB values in [0, 1], multiples of 1/255 (except "clean": the input itself).
-      meta: the severities used, as float32 scalars by name, and "transmission", the mean of t. The names depend
-        on the weather only.
+      degraded: (H, W, 3) float32 sRGB values in [0, 1], multiples of 1/255; for "clean" the input itself.
+      meta: the severities used, as float32 scalars by name, and "transmission", the mean of t. The names
+        depend on the weather only; "clean" has none.
 
     Raises:
-      ValueError: unknown weather or severity, or an image that is not (H, W, 3).
+      ValueError: unknown weather or severity, an image that is not (H, W, 3) or not of floats, or a depth of
+        another height or width.
     """
     parts = parse_weather(weather)
-    if image.ndim != 3 or image.shape[-1] != 3:
-        raise ValueError(f"degrade takes one (H, W, 3) image, not {image.shape}; use jax.vmap for a batch.")
+    if image.ndim != 3 or image.shape[-1] != 3 or not jnp.issubdtype(image.dtype, jnp.floating):
+        raise ValueError(
+            f"degrade takes one (H, W, 3) image of floats in [0, 1], not {image.dtype} {image.shape}; "
+            "divide integers by their range, and use jax.vmap for a batch."
+        )
+    if depth is not None and depth.shape != image.shape[:2]:
+        raise ValueError(f"The depth {depth.shape} must have the image's height and width {image.shape[:2]}.")
     ranges = severity_ranges(weather)
     if unknown := sorted(set(severity) - set(ranges)):
         raise ValueError(f"{weather!r} has no severity {', '.join(unknown)}. It has: {', '.join(ranges)}.")
     if not parts:
         return image, {}
-    # One draw from the key seeds all hashes: a cipher for each number would take longer to compile than to use.
-    seeds = jax.random.bits(key, (6,), jnp.uint32)
+    seeds = cells.seeds_from_key(key, 6)
     meta = _draw(seeds[0], ranges, severity)
     height, width, _ = image.shape
 
-    light = lights.linear_from_srgb(image)
+    light = linear_from_srgb(image.astype(jnp.float32))
     if "rain" in parts:
         given = {name: meta[f"rain_{name}"] for name in ("density", "length", "angle", "strength")}
         light = light + precipitation.rain_streaks(seeds[2], height, width, **given)[..., None]
@@ -114,7 +118,7 @@ def degrade(
     transmission = jnp.ones(())
     if "beta" in meta:
         if depth is None:
-            depth = depths.pseudo_depth(seeds[1], image)
+            depth = pseudo_depth(seeds[1], image)
         transmission = jnp.exp(-meta["beta"] * depth)
         airlight = meta["airlight"] * (1 + meta["airlight_tint"] * jnp.array([1.0, 0.0, -1.0]))
         light = airlight + transmission[..., None] * (jnp.minimum(light, 1.0) - airlight)
@@ -122,7 +126,7 @@ def degrade(
         given = {name: meta[f"drop_{name}"] for name in ("density", "size", "blur")}
         glass = drops.wet_glass(seeds[4], height, width, **given)
         light = drops.look_through(jnp.minimum(light, 1.0), glass, view=meta["drop_view"])
-    return lights.sense(light, meta["noise"], seeds[5]), meta | {"transmission": transmission.mean()}
+    return sense(light, meta["noise"], seeds[5]), meta | {"transmission": transmission.mean()}
 
 
 def parse_weather(weather: str) -> tuple[str, ...]:
@@ -143,7 +147,10 @@ def parse_weather(weather: str) -> tuple[str, ...]:
 
 
 def severity_ranges(weather: str) -> dict[str, tuple[float, float]]:
-    """The severities of a weather by name, each with the range from which it is drawn (below 0 counts as 0)."""
+    """The severities of a weather by name, each with the range from which it is drawn.
+
+    A negative draw counts as 0, except for angles and tints: a range that begins below 0 often draws 0.
+    """
     parts = parse_weather(weather)
     ranges = dict(_CAMERA) if parts else {}
     for part in reversed(parts):  # the first in the order has the last word: haze decides the veil

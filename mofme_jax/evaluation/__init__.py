@@ -1,1 +1,1 @@
-
+"""How we know: metrics, tiled restoration, scores."""

@@ -85,9 +85,7 @@ def evaluate(
     for case in cases:
         restored, uncertainty = restore(case.degraded)
         examples.setdefault(case.group, Example(case, restored, uncertainty))
-        rows.setdefault(case.group, []).append(
-            (*_scores(case.degraded, case.target), *_scores(restored, case.target))
-        )
+        rows.setdefault(case.group, []).append((*_scores(case.degraded, case.target), *_scores(restored, case.target)))
     names = ("psnr_input", "ssim_input", "psnr", "ssim")
     scores = {
         group: dict(zip(names, map(float, np.mean(values, axis=0)), strict=True), images=len(values))

@@ -76,9 +76,7 @@ CONVENTIONS: dict[str, Convention] = {
         _studio, used_by="studio Y of saved images through scikit-image's defaults", uint8=True, **_skimage
     ),
     "y-full": dataclasses.replace(_full, used_by="full-range luma, as OpenCV's and JPEG's YCbCr"),
-    "y-full-skimage": dataclasses.replace(
-        _full, used_by="full-range luma through scikit-image's defaults", **_skimage
-    ),
+    "y-full-skimage": dataclasses.replace(_full, used_by="full-range luma through scikit-image's defaults", **_skimage),
     "histoformer": Convention(
         "Histoformer, HOGformer: studio Y with the weights of R and B swapped, uniform window of 11",
         luma=_STUDIO_LUMA[::-1],

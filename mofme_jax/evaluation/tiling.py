@@ -62,11 +62,7 @@ def restore_with_uncertainty(
     height, width = image.shape[:2]
     overlap = tile // 4
     padded = np.pad(pixels, ((0, max(0, tile - height)), (0, max(0, tile - width)), (0, 0)), mode="edge")
-    corners = [
-        (top, left)
-        for top in tile_starts(height, tile, overlap)
-        for left in tile_starts(width, tile, overlap)
-    ]
+    corners = [(top, left) for top in tile_starts(height, tile, overlap) for left in tile_starts(width, tile, overlap)]
     window = blending_window(tile, overlap)
     total = np.zeros((*padded.shape[:2], 4), np.float32)  # three colours and the uncertainty
     weight = np.zeros((*padded.shape[:2], 1), np.float32)
@@ -107,9 +103,7 @@ def _check(image: np.ndarray, tile: int) -> None:
         raise ValueError(f"image must be (H, W, 3) with at least one pixel, not {image.shape}")
     if image.dtype != np.uint8 and not np.issubdtype(image.dtype, np.floating):
         raise TypeError(f"image must be uint8 or float in [0, 1], not {image.dtype}")
-    if image.dtype != np.uint8 and not (
-        np.isfinite(image).all() and 0.0 <= image.min() <= image.max() <= 1.0
-    ):
+    if image.dtype != np.uint8 and not (np.isfinite(image).all() and 0.0 <= image.min() <= image.max() <= 1.0):
         raise ValueError("a float image must hold finite values in [0, 1]; give 0-255 values as uint8")
     if tile < 16:
         raise ValueError(f"tile={tile} is too small: take at least 16 pixels")

@@ -47,9 +47,7 @@ def load_checkpoint(path: str | os.PathLike) -> dict[str, np.ndarray]:
     with open(path, "rb") as file:
         start = file.read(len(LEGACY_MAGIC))
         if not start.startswith(b"PK"):
-            kind = (
-                "is in PyTorch's format before 1.6" if start == LEGACY_MAGIC else "is not a PyTorch zip file"
-            )
+            kind = "is in PyTorch's format before 1.6" if start == LEGACY_MAGIC else "is not a PyTorch zip file"
             raise CheckpointError(f"{path} {kind}; {RESAVE}")
         try:
             with zipfile.ZipFile(file) as archive:
@@ -58,9 +56,7 @@ def load_checkpoint(path: str | os.PathLike) -> dict[str, np.ndarray]:
             raise CheckpointError(f"{path}: {error}") from error
         # zipfile reports damage by all of these; RuntimeError is an encrypted record.
         except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, OSError) as error:
-            raise CheckpointError(
-                f"{path} is truncated or damaged ({error}); copy or download it again"
-            ) from error
+            raise CheckpointError(f"{path} is truncated or damaged ({error}); copy or download it again") from error
 
 
 def _read_archive(archive: zipfile.ZipFile, file_size: int) -> dict[str, np.ndarray]:
@@ -122,9 +118,7 @@ class _Storages:
             raise ValueError(f"the file has no record {record}")
         size_in_bytes = storage.size * (dtype.itemsize if storage.dtype else 1)
         if size_in_bytes > self._sizes[record]:
-            raise ValueError(
-                f"record {record} has {self._sizes[record]} bytes where {size_in_bytes} are claimed"
-            )
+            raise ValueError(f"record {record} has {self._sizes[record]} bytes where {size_in_bytes} are claimed")
         if (storage.key, dtype) not in self._flat:
             content = self._archive.read(record)
             if self._big_endian:
@@ -158,8 +152,6 @@ def _to_array(tensor: TensorRef, storages: _Storages) -> np.ndarray:
         count *= n
     last = tensor.offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
     if count > flat.size or last >= flat.size:
-        raise ValueError(
-            f"shape {shape}, strides {strides}, offset {tensor.offset} leave a storage of {flat.size}"
-        )
+        raise ValueError(f"shape {shape}, strides {strides}, offset {tensor.offset} leave a storage of {flat.size}")
     in_bytes = [stride * dtype.itemsize for stride in strides]
     return np.ndarray(shape, dtype, flat, tensor.offset * dtype.itemsize, in_bytes)

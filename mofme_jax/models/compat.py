@@ -133,9 +133,7 @@ class CompatRestorer(nn.Module):
         self.unused_positions = self.param("unused_positions", nn.initializers.zeros, (1, tokens, self.width))
         routing = (self.experts, self.top_k, self.expert_kind)
         hidden = self.mlp_ratio * self.width
-        self.layers = [
-            CompatBlock(self.gate, self.heads, self.head_dim, hidden, *routing) for _ in range(self.depth)
-        ]
+        self.layers = [CompatBlock(self.gate, self.heads, self.head_dim, hidden, *routing) for _ in range(self.depth)]
         self.to_pixels = nn.Dense(wide * self.patch**2)
         self.tail_blocks = [ResBlock(wide), ResBlock(wide // 2)]
         self.tail_convs = [Conv3x3(wide // 2), Conv3x3(3)]

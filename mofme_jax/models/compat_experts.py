@@ -69,9 +69,7 @@ class StackedDense(nn.Module):
         """Returns (kernel, bias)."""
         shape, limit = (self.experts, self.width), self.width**-0.5
         kernel = self.param("kernel", _stacked_uniform, (*shape, self.width))
-        bias = self.param(
-            "bias", lambda key, shape: jax.random.uniform(key, shape, minval=-limit, maxval=limit), shape
-        )
+        bias = self.param("bias", lambda key, shape: jax.random.uniform(key, shape, minval=-limit, maxval=limit), shape)
         return kernel, bias
 
 
@@ -121,9 +119,7 @@ class ParallelExpert(nn.Module):
             y = v * nn.softmax(q * k, axis=0)
         elif self.kernel:
             size, padding = (self.kernel, self.kernel), self.kernel // 2
-            depthwise = nn.Conv(
-                self.hidden, size, padding=padding, feature_group_count=self.hidden, name="depthwise"
-            )
+            depthwise = nn.Conv(self.hidden, size, padding=padding, feature_group_count=self.hidden, name="depthwise")
             y = gelu(y + depthwise(y))
         else:
             y = gelu(y)
@@ -157,7 +153,5 @@ class ParallelExperts(nn.Module):
                 metadata_params={nn.PARTITION_NAME: "expert"},
             )
             y = stack(self.kind, self.hidden, kernel, name=f"stack_{first}")(x)
-            total = total + jnp.einsum(
-                "bne,ebnd->bnd", share, einops.rearrange(y, "e b h w d -> e b (h w) d")
-            )
+            total = total + jnp.einsum("bne,ebnd->bnd", share, einops.rearrange(y, "e b h w d -> e b (h w) d"))
         return total

@@ -52,9 +52,7 @@ class FeatureModulation(nn.Module):
         else:
             if self.generator == "low_rank":
                 x = nn.Dense(self.rank, use_bias=False, name="down")(x)
-            both = nn.Dense(
-                2 * width, kernel_init=nn.initializers.zeros, bias_init=identity_bias, name="generate"
-            )(x)
+            both = nn.Dense(2 * width, kernel_init=nn.initializers.zeros, bias_init=identity_bias, name="generate")(x)
         gamma, beta = jnp.split(both, 2, axis=-1)
         return gamma, beta
 

@@ -25,6 +25,7 @@ class ResBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        """See the class."""
         y = Conv3x3(self.channels, name="conv_in")(x)
         return x + Conv3x3(self.channels, name="conv_out")(nn.relu(y))
 
@@ -36,6 +37,7 @@ class FeedForward(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        """(..., D) in and out."""
         y = nn.Dense(self.hidden, name="up")(x)
         return nn.Dense(x.shape[-1], name="down")(gelu(y))
 

@@ -56,9 +56,7 @@ class Mixture(nn.Module):
         )(x)
         tokens, gates = x.reshape(-1, x.shape[-1]), gates.reshape(-1, self.num_experts)
         if self.kind == "mofme":
-            mixed = ModulatedExperts(self.num_experts, self.generator, self.rank, name="modulation")(
-                tokens, gates
-            )
+            mixed = ModulatedExperts(self.num_experts, self.generator, self.rank, name="modulation")(tokens, gates)
             y = FeedForward(self.hidden, name="shared")(mixed)
         else:
             bank = nn.vmap(

@@ -136,9 +136,7 @@ def _layer_names(model: CompatRestorer, theirs: str, ours: str) -> dict[str, Slo
         return names
     names |= _pair(f"{theirs}.2.0", ours, "adaptor", "up") | _pair(f"{theirs}.2.3", ours, "adaptor", "down")
     names |= _pair(f"{theirs}.3.0", ours, "film", "norm", weight="scale")
-    names |= _pair(f"{theirs}.3.1.0.0", ours, "film", "gate") | _pair(
-        f"{theirs}.3.1.1.0", ours, "film", "value"
-    )
+    names |= _pair(f"{theirs}.3.1.0.0", ours, "film", "gate") | _pair(f"{theirs}.3.1.1.0", ours, "film", "value")
     for e in range(model.experts):
         expert = f"{theirs}.3.{3 + e}"
         names |= _pair(f"{expert}.expert.0", ours, "film", "product", index=e)
@@ -178,9 +176,7 @@ def _swap_layout(array: np.ndarray, path: tuple[str, ...], to_torch: bool) -> np
     return array.T if array.ndim == 2 else array
 
 
-def from_state_dict(
-    state_dict: Mapping[str, Any], config: Mapping[str, Any]
-) -> tuple[CompatRestorer, dict[str, Any]]:
+def from_state_dict(state_dict: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[CompatRestorer, dict[str, Any]]:
     """Builds the network and its parameters from the released code's weights.
 
     Args:

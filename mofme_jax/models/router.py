@@ -92,9 +92,7 @@ def deterministic_router(x: jax.Array, kernel: jax.Array, dropout_rate: float) -
     return RouterDist(mean, var, probs, probs, information)
 
 
-def dropout_passes(
-    x: jax.Array, kernel: jax.Array, dropout_rate: float, passes: int, key: jax.Array
-) -> jax.Array:
+def dropout_passes(x: jax.Array, kernel: jax.Array, dropout_rate: float, passes: int, key: jax.Array) -> jax.Array:
     """(M, T, E) logits of M dropout passes. One mask over D a pass, shared by all tokens, so that what a
     token gets does not depend on its batch."""
 
@@ -105,9 +103,7 @@ def dropout_passes(
     return jax.vmap(one_pass)(jax.random.split(key, passes))
 
 
-def stochastic_router(
-    x: jax.Array, kernel: jax.Array, dropout_rate: float, passes: int, key: jax.Array
-) -> RouterDist:
+def stochastic_router(x: jax.Array, kernel: jax.Array, dropout_rate: float, passes: int, key: jax.Array) -> RouterDist:
     """M dropout passes: probabilities are the mean of their softmaxes.
 
     The mutual information is the predictive entropy less the expected entropy of the passes.
@@ -119,9 +115,7 @@ def stochastic_router(
     return RouterDist(logits.mean(0), logits.var(0), probs, probs, information)
 
 
-def paper_router(
-    x: jax.Array, kernel: jax.Array, dropout_rate: float, passes: int, key: jax.Array
-) -> RouterDist:
+def paper_router(x: jax.Array, kernel: jax.Array, dropout_rate: float, passes: int, key: jax.Array) -> RouterDist:
     """The paper's uncertainty-aware router, literally: `r^ = S^-1 (r - mu) / ||S^-1 (r - mu)||_2`.
 
     mu and S are mean and covariance of M dropout passes' softmaxes, r the softmax without dropout. S has rank
@@ -229,9 +223,7 @@ class Router(nn.Module):
         return sampled(tokens, kernel, self.dropout_rate, self.passes, key)
 
 
-def check_router(
-    num_experts: int, top_k: int, kind: str, norm_order: str, dropout_rate: float, passes: int
-) -> None:
+def check_router(num_experts: int, top_k: int, kind: str, norm_order: str, dropout_rate: float, passes: int) -> None:
     """Raises ValueError, naming the field and the remedy, where these do not make a router."""
     if kind not in get_args(RouterKind):
         raise ValueError(f"router={kind!r} is unknown; choose one of {', '.join(get_args(RouterKind))}")

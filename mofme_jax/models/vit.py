@@ -27,7 +27,7 @@ def to_windows(x: jax.Array, size: int, shift: int) -> tuple[jax.Array, np.ndarr
     Returns:
       windows (B * n, size * size, D), image by image, and inside (B * n, size * size), True for real tokens.
     """
-    b, h, w, d = x.shape
+    b, h, w, _ = x.shape
     pads = ((shift, -(h + shift) % size), (shift, -(w + shift) % size))
     x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
     inside = np.pad(np.ones((1, h, w, 1), bool), ((0, 0), *pads, (0, 0)))

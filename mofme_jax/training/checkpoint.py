@@ -98,9 +98,7 @@ def load(path: str | Path) -> tuple[Restorer, dict[str, Any]]:
 
 def build_from_config(config: dict | ConfigDict) -> Restorer:
     """The restorer a config (plain or ConfigDict) describes."""
-    overrides = {
-        k: tuple(v) if isinstance(v, list) else v for k, v in dict(config["model"]["overrides"]).items()
-    }
+    overrides = {k: tuple(v) if isinstance(v, list) else v for k, v in dict(config["model"]["overrides"]).items()}
     return build(config["model"]["variant"], **overrides)
 
 

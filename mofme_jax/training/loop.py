@@ -56,9 +56,9 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict:
         max_bad_steps=options.train.max_bad_steps,
     )
     everywhere, split = sharding.replicated(mesh), sharding.split_over_batch(mesh)
-    state = jax.jit(
-        lambda key: init_state(model, optimiser, key, options.data.crop), out_shardings=everywhere
-    )(jax.random.key(options.seed))
+    state = jax.jit(lambda key: init_state(model, optimiser, key, options.data.crop), out_shardings=everywhere)(
+        jax.random.key(options.seed)
+    )
     stream = training_stream(
         sources.training,
         batch=options.train.batch,
@@ -164,9 +164,7 @@ def plan(options: Options, images: int):
     if train.schedule == "cosine":
         return total, schedule.warmup_cosine(train.learning_rate, total, train.warmup, train.floor)
     epochs = train.epochs or -(-total // steps_per_epoch)
-    return total, schedule.reference_steps(
-        train.learning_rate, epochs, steps_per_epoch, train.warmup, train.floor
-    )
+    return total, schedule.reference_steps(train.learning_rate, epochs, steps_per_epoch, train.warmup, train.floor)
 
 
 def make_image_loss(options: Options):

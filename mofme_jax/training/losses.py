@@ -106,9 +106,7 @@ def perceptual(restored: jax.Array, target: jax.Array, params: vgg.Params) -> ja
       ValueError: shapes differ, or images are not float, not RGB, or below 4x4 pixels.
     """
     restored, target = _comparable(restored, target)
-    pairs = zip(
-        vgg.features(params, restored), vgg.features(params, jax.lax.stop_gradient(target)), strict=True
-    )
+    pairs = zip(vgg.features(params, restored), vgg.features(params, jax.lax.stop_gradient(target)), strict=True)
     return jnp.stack([jnp.square(ours - theirs).mean(_PIXELS) for ours, theirs in pairs]).mean(0)
 
 

@@ -23,6 +23,7 @@ class DataOptions:
     """Section `data`; the meaning of every field of every section is said in configs/default.py."""
 
     photographs: str
+    tfds: str
     validation: str
     pairs: str
     resize: tuple

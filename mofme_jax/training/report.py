@@ -15,9 +15,7 @@ from mofme_jax.training.sources import Sources
 from mofme_jax.viz import duration, heat, picture_sheet, score_table
 
 
-def write_report(
-    workdir: Path, model, params, sources: Sources, options: Options, steps: int, seconds: float
-) -> dict:
+def write_report(workdir: Path, model, params, sources: Sources, options: Options, steps: int, seconds: float) -> dict:
     """Evaluates, prints the table and where things lie, writes report.json and the picture. Returns the report."""
     print("evaluating on photographs never trained on", flush=True)
     scores, examples = evaluate(

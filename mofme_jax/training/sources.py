@@ -40,9 +40,17 @@ def open_sources(options: Options) -> Sources:
 def _photographs(options: Options) -> Sources:
     """Clean photographs; their weather is synthesised."""
     data = options.data
-    if data.photographs:
-        training = PhotographFolder(data.photographs, int(data.cache_gigabytes * 2**30))
-        names = training.names
+    cache_bytes = int(data.cache_gigabytes * 2**30)
+    training: Sequence[np.ndarray]
+    if data.tfds:
+        from mofme_jax.data.builders import photograph_source  # only who asks for TFDS waits for its import
+
+        config, manual_dir = ("folder", data.photographs) if data.photographs else ("embedded", None)
+        prepared = photograph_source(data.tfds, "train", config, manual_dir, cache_bytes=cache_bytes)
+        names, training = prepared.names, prepared
+    elif data.photographs:
+        folder = PhotographFolder(data.photographs, cache_bytes)
+        names, training = folder.names, folder
     else:
         names, training = map(list, zip(*embedded_photographs("train").items(), strict=True))
     for name, photograph in zip(names, training, strict=True):
@@ -58,9 +66,7 @@ def _photographs(options: Options) -> Sources:
     else:
         validation = embedded_photographs("validation")
     settings = options.evaluation
-    cases = partial(
-        weather_cases, validation, data.weathers, repeats=settings.repeats, max_side=settings.max_side
-    )
+    cases = partial(weather_cases, validation, data.weathers, repeats=settings.repeats, max_side=settings.max_side)
     return Sources(training, cases, paired=False)
 
 
@@ -70,9 +76,7 @@ def _pairs(options: Options) -> Sources:
     splits = pair_splits(root)
     tests = [split for split in splits if split != "train"]
     if "train" not in splits or not tests:
-        raise FileNotFoundError(
-            f"{root} needs a split train and another to evaluate on; it has {', '.join(splits)}"
-        )
+        raise FileNotFoundError(f"{root} needs a split train and another to evaluate on; it has {', '.join(splits)}")
     training = PairFolder(root / "train", data.resize, int(data.cache_gigabytes * 2**30))
     folders = {split: PairFolder(root / split, data.resize, cache_bytes=0) for split in tests}
 

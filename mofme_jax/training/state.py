@@ -54,9 +54,7 @@ def bad_steps_in_a_row(state: TrainState) -> jax.Array:
     return state.opt_state.notfinite_count
 
 
-def init_state(
-    model: nn.Module, optimiser: optax.GradientTransformation, key: jax.Array, size: int
-) -> TrainState:
+def init_state(model: nn.Module, optimiser: optax.GradientTransformation, key: jax.Array, size: int) -> TrainState:
     """The state before the first step. size: pixels on a side of the image the parameters are made with."""
     params_key, run_key = jax.random.split(key)
     params = model.init(params_key, jnp.zeros((1, size, size, 3)))["params"]

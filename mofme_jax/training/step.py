@@ -15,9 +15,7 @@ from mofme_jax.training import losses
 from mofme_jax.training.state import TrainState, ema_decay
 
 
-def put_weather(
-    key: jax.Array, images: jax.Array, weathers: tuple[str, ...], clean_share: float
-) -> jax.Array:
+def put_weather(key: jax.Array, images: jax.Array, weathers: tuple[str, ...], clean_share: float) -> jax.Array:
     """Fresh weather for a batch: image i gets `weathers[i % n]`, or none at all with a chance of clean_share.
 
     Every image's key depends on `key` and i alone. The kinds are dealt out, not drawn, so that one step computes
@@ -81,9 +79,7 @@ def make_train_step(
             degraded, target = jnp.split(pixels, 2, axis=-1)
         else:
             degraded, target = put_weather(weather_key, pixels, weathers, clean_share), pixels
-        (loss, restored), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-            state.params, degraded, target, dropout_key
-        )
+        (loss, restored), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params, degraded, target, dropout_key)
         updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         keep = ema_decay(state.step, decay)
@@ -104,9 +100,7 @@ def router_terms(aux: tuple, weights: dict[str, float]) -> jax.Array:
     """The routers' auxiliary loss: the mean over layers of the weighted terms; 0 without layers or weights."""
     total = jnp.zeros(())
     for routing in aux:
-        gates, probs, logits = (
-            a.reshape(-1, a.shape[-1]) for a in (routing.gates, routing.probs, routing.logits)
-        )
+        gates, probs, logits = (a.reshape(-1, a.shape[-1]) for a in (routing.gates, routing.probs, routing.logits))
         if weights["importance"]:
             total += weights["importance"] * losses.importance_loss(gates)
         if weights["load"]:

@@ -73,9 +73,7 @@ class MetricsLog:
         self._began = time.monotonic()
         self._file = workdir / "metrics.jsonl"
         if self._file.exists():
-            kept = [
-                line for line in self._file.read_text().splitlines(keepends=True) if _step_of(line) <= start
-            ]
+            kept = [line for line in self._file.read_text().splitlines(keepends=True) if _step_of(line) <= start]
             self._file.write_text("".join(kept))
         self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=start or None)
 

@@ -64,9 +64,7 @@ def test_pooling_of_large_images(golden):
     restored, target = (jnp.asarray(golden[f"large/{name}_u8"].transpose(1, 2, 0)) / 255 for name in "xy")
     np.testing.assert_allclose(psnr(restored, target, "piq"), golden["large/piq_psnr"], atol=1e-4)
     np.testing.assert_allclose(ssim(restored, target, "piq"), golden["large/piq_ssim"], atol=1e-5)
-    np.testing.assert_allclose(
-        ssim(restored, target, "piq-unpooled"), golden["large/piq_ssim_nodown"], atol=1e-5
-    )
+    np.testing.assert_allclose(ssim(restored, target, "piq-unpooled"), golden["large/piq_ssim_nodown"], atol=1e-5)
 
 
 def test_pooling_drops_what_does_not_fill_a_block():

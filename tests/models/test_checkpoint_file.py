@@ -66,9 +66,7 @@ def tensor(key, size, shape, strides, offset=0, kind=FLOAT, dtype=None, rebuild=
     """What pickles as a tensor of storage `key` with `size` elements."""
     storage = Storage(("storage", kind, key, "cpu", size))
     hooks = Call(Global("collections", "OrderedDict"))
-    rebuild = rebuild or Global(
-        "torch._utils", "_rebuild_tensor_v2" if dtype is None else "_rebuild_tensor_v3"
-    )
+    rebuild = rebuild or Global("torch._utils", "_rebuild_tensor_v2" if dtype is None else "_rebuild_tensor_v3")
     extra = () if dtype is None else (Global("torch", dtype),)
     return Call(rebuild, storage, offset, shape, strides, False, hooks, *extra)
 
@@ -80,9 +78,7 @@ def dump(content):
     return buffer.getvalue()
 
 
-def write(
-    path, content, storages, byteorder="little", pickled=None, compression=zipfile.ZIP_STORED, extra=()
-):
+def write(path, content, storages, byteorder="little", pickled=None, compression=zipfile.ZIP_STORED, extra=()):
     """Writes a checkpoint; `storages` maps keys to bytes."""
     with zipfile.ZipFile(path, "w", compression) as archive:
         archive.writestr("archive/data.pkl", dump(content) if pickled is None else pickled)
@@ -159,9 +155,7 @@ def test_state_dict_beside_a_pickled_network(path, key):
     """A network of unknown classes, an optimiser's state and NumPy scalars lie beside the weights, unread."""
     weights = Call(Global("collections", "OrderedDict"), state={"_metadata": {"": 1}})
     layer = Call(Global("torch.nn.modules.linear", "Linear"), state={"weight": tensor("0", 2, (2,), (1,))})
-    network = Call(
-        Global("models.mofme", "Net"), state={"layers": [layer], "act": Global("torch._C._nn", "gelu")}
-    )
+    network = Call(Global("models.mofme", "Net"), state={"layers": [layer], "act": Global("torch._C._nn", "gelu")})
     names = Call(Global("__builtin__", "set"), ["a", "b"])
     parameter = Call(Global("torch._utils", "_rebuild_parameter"), tensor("0", 2, (2,), (1,)), True, None)
     content = {"model": network, "names": names, "epoch": 3, "ema": weights, key: {"module.w": parameter}}
@@ -282,9 +276,7 @@ def test_bad_pickles(path, pickled, message):
 def test_other_kinds_of_file(path):
     """Each says what it is and what to do."""
     path.write_bytes(LEGACY_MAGIC + b"rest")
-    with pytest.raises(
-        CheckpointError, match=r"weights\.pth is in PyTorch's format before 1\.6; .*torch\.save"
-    ):
+    with pytest.raises(CheckpointError, match=r"weights\.pth is in PyTorch's format before 1\.6; .*torch\.save"):
         load_checkpoint(path)
     path.write_bytes(b"")
     with pytest.raises(CheckpointError, match="not a PyTorch zip file"):

@@ -132,9 +132,7 @@ def parse_name_lists():
         config["moe_enable"] = words["gate"] != "baseline"
         rows = [line.split("\t")[:2] for line in lines]
         shapes = {name: tuple(json.loads(f"[{shape.strip('()').rstrip(',')}]")) for name, shape in rows}
-        yield pytest.param(
-            config, shapes, int(head.split(" parameters")[0].split()[-1]), id=head.split(" E=")[0]
-        )
+        yield pytest.param(config, shapes, int(head.split(" parameters")[0].split()[-1]), id=head.split(" E=")[0])
 
 
 def abstract_params(model):
@@ -173,9 +171,7 @@ def test_published_parameter_counts():
 def init_tiny(**attributes):
     """(model, parameters, images) at sizes that compile fast; drawn by NumPy, as compiling `init` is slow."""
     model, rng = CompatRestorer(**TINY | attributes), np.random.default_rng(0)
-    params = jax.tree.map(
-        lambda leaf: jnp.asarray(rng.normal(0, 0.3, leaf.shape), leaf.dtype), abstract_params(model)
-    )
+    params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0, 0.3, leaf.shape), leaf.dtype), abstract_params(model))
     return model, params, jnp.asarray(rng.uniform(size=(2, *model.image_size, 3)), jnp.float32)
 
 
@@ -301,7 +297,5 @@ def test_top_1_gives_the_router_no_gradient():
 def test_images_of_another_size_than_the_position_table():
     """The table's size binds no image."""
     model, params, _ = init_tiny(residual=True)
-    restored, _ = jax.jit(model.apply, compiler_options=FAST_COMPILE)(
-        {"params": params}, jnp.ones((1, 8, 24, 3))
-    )
+    restored, _ = jax.jit(model.apply, compiler_options=FAST_COMPILE)({"params": params}, jnp.ones((1, 8, 24, 3)))
     assert restored.shape == (1, 8, 24, 3)

@@ -53,9 +53,7 @@ def test_smooth_l1_equals_measured_value_and_gradient_beyond_beta(golden):
     assert (jnp.abs(a - b) > 1).any()
     value, gradient = jax.jit(jax.value_and_grad(lambda a: smooth_l1(a, b).mean()))(a)
     np.testing.assert_allclose(value, golden["smoothl1_wide/value"], rtol=1e-6)
-    np.testing.assert_allclose(
-        gradient, golden["smoothl1_wide/grad_a"].transpose(0, 2, 3, 1), rtol=1e-4, atol=1e-9
-    )
+    np.testing.assert_allclose(gradient, golden["smoothl1_wide/grad_a"].transpose(0, 2, 3, 1), rtol=1e-4, atol=1e-9)
 
 
 def test_charbonnier_by_hand():

@@ -1,0 +1,167 @@
+import subprocess
+import sys
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+from mofme_jax.models import VARIANTS, Restorer, build
+
+KEY = jax.random.key(0)
+IMAGES = jax.random.uniform(jax.random.key(1), (2, 32, 32, 3))
+
+
+def count(model):
+    shapes = jax.eval_shape(lambda: model.init(KEY, jnp.zeros((1, 32, 32, 3))))
+    return sum(x.size for x in jax.tree.leaves(shapes))
+
+
+def flops(model, side):
+    images = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+    params = jax.eval_shape(lambda: model.init(KEY, jnp.zeros((1, 32, 32, 3)))["params"])
+    apply = jax.jit(lambda params, images: model.apply({"params": params}, images)[0])
+    return apply.lower(params, images).cost_analysis()["flops"]
+
+
+def shaken(params, scale=0.1):
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(3), len(leaves))
+    return tree.unflatten([x + scale * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)])
+
+
+@pytest.mark.parametrize("feed_forward", ["dense", "moe", "mofme"])
+@pytest.mark.parametrize("skip", ["none", "long"])
+def test_any_size_goes_in_and_comes_out(feed_forward, skip):
+    model = build("tiny", feed_forward=feed_forward, skip=skip, tail_channels=8)
+    params = model.init(KEY, IMAGES)["params"]
+    for height, width in [(1, 1), (13, 29), (32, 32)]:
+        restored, aux = jax.jit(model.apply)({"params": params}, IMAGES[:, :height, :width])
+        assert restored.shape == (2, height, width, 3)
+        assert ((restored >= 0) & (restored <= 1)).all()
+        if feed_forward == "dense":
+            assert aux == ()
+        else:
+            assert len(aux) == model.depth
+            grid = (2, -(-height // model.patch), -(-width // model.patch))
+            chex.assert_shape([a.gates for a in aux], (*grid, 4))
+            chex.assert_shape([a.chosen for a in aux], (*grid, 2))
+            chex.assert_shape([a.uncertainty for a in aux], grid)
+            np.testing.assert_array_equal((aux[0].gates != 0).sum(-1), 2)
+
+
+@pytest.mark.parametrize("window", [None, 8])
+def test_parameters_do_not_depend_on_the_size_of_the_image(window):
+    model = build("tiny", window=window)
+    chex.assert_trees_all_equal(model.init(KEY, IMAGES), model.init(KEY, IMAGES[:1, :8, :16]))
+
+
+def test_untrained_the_long_skip_hands_the_image_back():
+    model = build("tiny")
+    restored, _ = model.apply(model.init(KEY, IMAGES), IMAGES)
+    np.testing.assert_allclose(restored, IMAGES, atol=1e-6)
+
+
+@pytest.mark.parametrize("router", ["linear", "deterministic", "stochastic", "paper"])
+def test_every_parameter_learns(router):
+    model = build("tiny", router=router, num_experts=3, top_k=3, router_dropout=0.2)
+    params = shaken(model.init(KEY, IMAGES)["params"])
+
+    def loss(params):
+        return jnp.mean((model.apply({"params": params}, IMAGES, train=True, rngs={"dropout": KEY})[0] - 0.3) ** 2)
+
+    for name, grad in flatten_dict(jax.jit(jax.grad(loss))(params)).items():
+        assert jnp.isfinite(grad).all(), name
+        assert grad.any(), name
+
+
+def test_an_image_does_not_depend_on_its_batch():
+    model = build("tiny")
+    params = shaken(model.init(KEY, IMAGES)["params"])
+    together = model.apply({"params": params}, IMAGES)[0]
+    alone = model.apply({"params": params}, IMAGES[1:])[0]
+    np.testing.assert_allclose(together[1:], alone, atol=1e-5)
+
+
+def test_training_is_not_clipped_and_dropout_needs_a_key():
+    model = build("tiny", dropout=0.5)
+    params = shaken(model.init(KEY, IMAGES)["params"], 1.0)
+    still = model.apply({"params": params}, IMAGES)[0]
+    trained = model.apply({"params": params}, IMAGES, train=True, rngs={"dropout": KEY})[0]
+    assert (trained > 1).any() or (trained < 0).any()
+    assert ((still >= 0) & (still <= 1)).all()
+    with pytest.raises(Exception, match="dropout"):
+        model.apply({"params": params}, IMAGES, train=True)
+
+
+# parameters, and GFLOP of a 240 x 240 image as XLA counts them before it optimises
+SIZES = {"tiny": (0, 0), "small": (0, 0), "base": (10_732_291, 0)}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_variants_have_the_size_they_say(variant):
+    parameters, gflops = SIZES[variant]
+    assert count(build(variant)) == parameters
+    assert flops(build(variant), 240) / 1e9 == pytest.approx(gflops, rel=0.02)
+
+
+def test_base_has_the_papers_counts():
+    # the paper's network without experts has 8.71 M parameters, 345,600 of them an unused position table
+    assert count(build("base", feed_forward="dense")) == 8_709_379 - 900 * 384
+    # an expert adds 2 * (384^2 + 384) to each of the two layers, and a router column of 384
+    per_expert = 2 * (2 * (384**2 + 384) + 384)
+    assert count(build("base", num_experts=8)) - count(build("base")) == 4 * per_expert
+    # static experts are two vectors
+    static = {e: count(build("base", num_experts=e, generator="static")) for e in (4, 8)}
+    assert static[8] - static[4] == 4 * 2 * (2 * 384 + 384)
+
+
+def test_the_published_saving_at_128_experts():
+    saving = 1 - count(build("base", num_experts=128)) / count(build("base", num_experts=128, feed_forward="moe"))
+    assert saving > 0.72
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        (dict(num_experts=4, top_k=5), "top_k=5"),
+        (dict(feed_forward="conv"), "feed_forward='conv'"),
+        (dict(skip="short"), "skip='short'"),
+        (dict(generator="quadratic"), "generator='quadratic'"),
+        (dict(patch=6), "patch=6"),
+        (dict(width_of=3), "width_of"),
+        (dict(router="cosine"), "cosine"),
+    ],
+)
+def test_what_is_no_network_is_named(fields, said):
+    with pytest.raises(ValueError, match=said):
+        build("tiny", **fields)
+
+
+def test_unknown_variants_and_wrong_shapes_are_named():
+    with pytest.raises(ValueError, match="huge.*tiny, small, base"):
+        build("huge")
+    with pytest.raises(ValueError, match=r"\(B, H, W, 3\)"):
+        Restorer().init(KEY, jnp.zeros((32, 32, 3)))
+
+
+def test_nnx_gives_the_same_output():
+    from flax import nnx
+    from flax.nnx import bridge
+
+    model = build("tiny")
+    wrapped = bridge.lazy_init(bridge.ToNNX(model, rngs=nnx.Rngs(0)), IMAGES)
+    params = nnx.to_pure_dict(nnx.state(wrapped, nnx.Param))
+    np.testing.assert_array_equal(wrapped(IMAGES)[0], model.apply({"params": params}, IMAGES)[0])
+
+
+def test_importing_the_models_stays_light():
+    code = (
+        "import sys, mofme_jax, mofme_jax.models, mofme_jax.models.reference\n"
+        "heavy = {'grain', 'orbax', 'tensorflow_datasets', 'tensorflow', 'skimage', 'sklearn'} & set(sys.modules)\n"
+        "sys.exit(f'pulled in {heavy}' if heavy else 0)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
