@@ -1,6 +1,7 @@
-"""`allweather_mofme` with a mixture of feed-forward networks (the paper's baseline).
+r"""`allweather_mofme` with a mixture of feed-forward networks (the paper's baseline).
 
-python train.py --config configs/allweather_moe.py --workdir runs/allweather_moe --config.data.pairs=/path/to/allweather
+python train.py --config configs/allweather_moe.py --workdir runs/allweather_moe \
+        --config.data.pairs=/path/to/allweather
 """
 
 from ml_collections import ConfigDict
@@ -11,5 +12,5 @@ from configs import allweather_mofme
 def get_config() -> ConfigDict:
     """One field differs."""
     config = allweather_mofme.get_config()
-    config.model.overrides.feed_forward = "moe"
+    config.model.feed_forward = "moe"
     return config

@@ -1,6 +1,7 @@
-"""The paper's recipe on All-Weather, E = 4, K = 2. Bring the data: see the README.
+r"""The paper's recipe on All-Weather, E = 4, K = 2. Bring the data: see the README.
 
-    python train.py --config configs/allweather_mofme.py --workdir runs/allweather --config.data.pairs=/path/to/allweather
+    python train.py --config configs/allweather_mofme.py --workdir runs/allweather \
+        --config.data.pairs=/path/to/allweather
 
 Figures: none yet; the published ones could not be had, and ours need the data and an accelerator.
 """
@@ -14,7 +15,7 @@ def get_config() -> ConfigDict:
     """The published network and training, as far as they are known."""
     config = default.get_config()
     config.model.variant = "base"
-    config.model.overrides.update(dict(num_experts=4, top_k=2, dropout=0.1))
+    config.model.dropout = 0.1
     config.data.pairs = "allweather"  # train/{input,gt}, test_rain/{input,gt}, ...
     config.data.resize = (480, 720)  # (H, W), input and target, bicubic
     config.data.crop = 240

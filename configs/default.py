@@ -13,10 +13,20 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0  # of parameters, data order, crops, weather
 
-    # the network: a named variant (see mofme_jax.models.VARIANTS) and the fields that differ from it
+    # the network
     config.model = ConfigDict()
-    config.model.variant = "small"
-    config.model.overrides = ConfigDict(dict(feed_forward="mofme"), convert_dict=True)
+    config.model.variant = "small"  # sizes by name, see mofme_jax.models.VARIANTS
+    config.model.overrides = ConfigDict()  # sizes that differ from the variant's: any field of Restorer
+    config.model.feed_forward = "mofme"  # "dense": no experts; "moe": the mixture of networks the paper compares with
+    config.model.num_experts = 4  # E
+    config.model.top_k = 2  # K, experts chosen a token
+    config.model.router = "deterministic"  # or "linear", "stochastic", "paper"
+    config.model.norm_order = "softmax_topk"  # the paper's; "topk_softmax" makes the chosen weights sum to one
+    config.model.router_dropout = 0.1  # p of the router's uncertainty
+    config.model.router_passes = 5  # M, of the sampling routers
+    config.model.generator = "linear"  # of an expert's gamma and beta; or "low_rank", "static"
+    config.model.rank = 8  # of the low-rank generator
+    config.model.dropout = 0.0  # rate behind every attention and feed-forward
 
     # what it sees
     config.data = ConfigDict()
@@ -25,10 +35,12 @@ def get_config() -> ConfigDict:
     config.data.validation = ""  # folder of clean photographs to evaluate on; "": the two embedded ones
     config.data.pairs = ""  # folder of real pairs, <split>/{input,gt}, instead of synthesised weather
     config.data.resize = ()  # (H, W) to which pairs are resized first, bicubic; (): as they are
-    config.data.crop = 64  # pixels on a training crop's side
-    config.data.min_scale = 0.5  # crops are shrunk by up to this factor: more content, more scales
+    config.data.crop = 128  # pixels on a training crop's side
+    config.data.min_scale = 0.35  # crops are shrunk by up to this factor: more content, more scales
     config.data.weathers = ("haze", "rain", "snow", "raindrop")  # dealt out evenly; mixtures: "rain+haze"
-    config.data.clean_share = 0.05  # of examples stay clean, so that the network learns to leave alone
+    config.data.clean_share = 0.1  # of examples stay clean, so that the network learns to leave alone
+    config.data.colour_share = 1.0  # of examples get other colours, so that few photographs are not learnt by heart
+    config.data.sky_share = 0.5  # of examples get a plain bright region, which must not be taken for haze
     config.data.cache_gigabytes = 2.0  # of decoded photographs kept in memory
 
     # how it learns
@@ -49,7 +61,7 @@ def get_config() -> ConfigDict:
 
     # what it minimises
     config.loss = ConfigDict()
-    config.loss.kind = "charbonnier"  # or "smooth_l1"
+    config.loss.kind = "rmse"  # of each image; or "charbonnier", "smooth_l1"
     config.loss.gradient = 0.0  # weight of the L1 distance between image gradients
     config.loss.perceptual = 0.0  # weight of VGG16 features' distance; needs the extra "perceptual"
     config.loss.importance = 0.0  # router: squared variation of the experts' summed gates

@@ -20,8 +20,8 @@ _RAIN_LAYERS = (
 _SNOW_CLASSES = (
     (4.5, 2.0, 0.55, 0.5),
     (2.0, 1.5, 0.80, 0.7),
-    (1.0, 1.0, 0.95, 0.4),
-    (0.5, 0.9, 1.00, 0.15),
+    (1.0, 1.0, 0.95, 0.55),
+    (0.5, 0.9, 1.00, 0.2),
 )
 _SNOW_PITCH = 8.0  # size of a cell in radii of its largest flake; a flake must end within half of it
 
@@ -104,7 +104,7 @@ def snow_opacity(
         clump = jnp.zeros(())
         for size_, y_, x_ in ((1.0, 0.0, 0.0), (0.75, wobble, squeeze), (0.6, notch, 1 - wobble)):
             ahead = jnp.maximum(jnp.abs(along - 1.1 * (y_ - 0.5)) - drift, 0.0)
-            aside = across - 1.1 * (x_ - 0.5) * jnp.sign(size_ - 0.7)
+            aside = across - 0.8 * (x_ - 0.5) * jnp.sign(size_ - 0.7)
             clump = clump + size_ * cells.bump((ahead * ahead + aside * aside) / size_**2)
         # A rim of at least a pixel, so that the smallest are faint and not ragged.
         rim = jnp.maximum(softness, 2.0 / (radius * extent))

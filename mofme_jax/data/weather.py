@@ -18,7 +18,7 @@ WEATHERS = ("haze", "rain", "snow", "raindrop")
 _RANGES = {
     "haze": {"beta": (0.3, 1.45), "airlight": (0.7, 1.0), "airlight_tint": (-0.04, 0.04)},
     "rain": {
-        "beta": (-0.35, 1.7),
+        "beta": (-0.3, 1.8),
         "airlight": (0.6, 0.95),
         "airlight_tint": (-0.04, 0.04),
         "rain_density": (0.15, 0.7),
@@ -27,10 +27,10 @@ _RANGES = {
         "rain_strength": (0.5, 1.3),
     },
     "snow": {
-        "beta": (-0.2, 0.4),
+        "beta": (-0.2, 0.35),
         "airlight": (0.8, 1.0),
         "airlight_tint": (-0.04, 0.04),
-        "snow_density": (0.15, 0.7),
+        "snow_density": (0.2, 0.9),
         "snow_size": (2.0, 5.5),
         "snow_angle": (-0.7, 0.7),
         "snow_drift": (0.0, 1.2),
@@ -62,14 +62,14 @@ def degrade(
       weather: static; "clean" (nothing is done), one of `WEATHERS`, or several joined by "+" in any order.
       depth: (H, W) relative depth in [0, 1], 0 at the camera; a pseudo-depth is drawn when None.
       **severity: a number or scalar array for each severity that shall not be drawn, or None. Drawn are:
-        beta: extinction over the full depth. Haze 0.3 to 1.45; rain 0 to 1.7 and snow 0 to 0.4, often 0.
+        beta: extinction over the full depth. Haze 0.3 to 1.45; rain 0 to 1.8 and snow 0 to 0.35, often 0.
         airlight: light of the veil, 0.6 to 1.
         airlight_tint: how much of that red gains and blue loses, -0.04 to 0.04.
         rain_density: share of the places that hold a streak, 0.15 to 0.7.
         rain_length: of the nearest streaks in pixels, 35 to 90.
         rain_angle: of the fall from the vertical in radians, -0.45 to 0.45.
         rain_strength: factor on the light of the streaks, 0.5 to 1.3.
-        snow_density: share of the places that hold a flake, 0.15 to 0.7.
+        snow_density: share of the places that hold a flake, 0.2 to 0.9.
         snow_size: radius of a middling flake in pixels, 2 to 5.5.
         snow_angle: of the fall from the vertical in radians, -0.7 to 0.7.
         snow_drift: motion while the shutter is open, in flake radii, 0 to 1.2.

@@ -16,7 +16,7 @@ VARIANTS: dict[str, dict] = {
         window=None,
         skip="none",
         tail_channels=128,
-    ),  # fmt: skip
+    ),
 }
 
 

@@ -10,10 +10,9 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
-from ml_collections import ConfigDict
 
 from mofme_jax.models.restorer import Restorer
-from mofme_jax.models.variants import build
+from mofme_jax.training.options import build_model
 from mofme_jax.training.state import TrainState
 
 FOLDER = "checkpoints"
@@ -77,7 +76,7 @@ def load(path: str | Path) -> tuple[Restorer, dict[str, Any]]:
     with ocp.CheckpointManager(folder.parent) as manager:
         step = int(folder.name)
         config = manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore())).config
-        model = build_from_config(config)
+        model = build_model(config["model"])
         shapes = jax.eval_shape(
             lambda: model.init(jax.random.key(0), jax.numpy.zeros((1, model.patch, model.patch, 3)))["params"]
         )
@@ -94,12 +93,6 @@ def load(path: str | Path) -> tuple[Restorer, dict[str, Any]]:
             ),
         )
     return model, restored.state["ema"]
-
-
-def build_from_config(config: dict | ConfigDict) -> Restorer:
-    """The restorer a config (plain or ConfigDict) describes."""
-    overrides = {k: tuple(v) if isinstance(v, list) else v for k, v in dict(config["model"]["overrides"]).items()}
-    return build(config["model"]["variant"], **overrides)
 
 
 def _checkpoint_folder(path: Path) -> Path:

@@ -9,9 +9,10 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from mofme_jax.data.pipeline import training_stream
+from mofme_jax.models.vgg import load_vgg16
 from mofme_jax.training import losses, schedule, sharding
-from mofme_jax.training.checkpoint import Checkpoints, build_from_config
-from mofme_jax.training.options import Options, read_options
+from mofme_jax.training.checkpoint import Checkpoints
+from mofme_jax.training.options import Options, build_model, read_options
 from mofme_jax.training.report import write_report
 from mofme_jax.training.sources import open_sources
 from mofme_jax.training.state import TrainState, init_state, make_optimiser
@@ -23,13 +24,13 @@ from mofme_jax.viz import Progress
 def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict:
     """Trains as `config` says, in `workdir`, and evaluates; goes on where an earlier run there stopped.
 
-    What wins: a checkpoint in the workdir, then a fresh start. Everything random depends on config.seed and the step, so
-    that a stopped run ends as an undisturbed one.
+    What wins: a checkpoint in the workdir, then a fresh start. Everything random depends on config.seed and the step,
+    so that a stopped run ends as an undisturbed one.
 
     Args:
       config: see configs/default.py, where every field is explained.
-      workdir: folder, made where it is missing; afterwards holds config.json, checkpoints/, metrics.jsonl, tensorboard/,
-        report.json and samples/*.png.
+      workdir: folder, made where it is missing; afterwards holds config.json, checkpoints/, metrics.jsonl,
+        tensorboard/, report.json and samples/*.png.
 
     Returns:
       The report, as in report.json.
@@ -46,7 +47,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict:
     mesh = sharding.make_mesh()
     check_batch(options, mesh.size, sources.paired)
 
-    model = build_from_config(config)
+    model = build_model(config.model)
     total, learning_rate = plan(options, len(sources.training))
     optimiser = make_optimiser(
         learning_rate,
@@ -81,6 +82,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict:
             make_image_loss(options),
             weathers=None if sources.paired else options.data.weathers,
             clean_share=options.data.clean_share,
+            colour_share=options.data.colour_share,
+            sky_share=options.data.sky_share,
             decay=options.train.ema_decay,
             router_weights={name: getattr(options.loss, name) for name in ("importance", "load", "z")},
         ),
@@ -149,8 +152,8 @@ def summarise(window: list[dict], max_bad_steps: int, step: int) -> dict[str, fl
     bad = int(window[-1]["bad_steps"])
     if bad >= max_bad_steps:
         raise FloatingPointError(
-            f"loss or gradients were not finite in the {bad} steps before step {step}: lower train.learning_rate, or set "
-            "train.clip_norm; the checkpoints hold the last good parameters"
+            f"loss or gradients were not finite in the {bad} steps before step {step}: lower train.learning_rate, or "
+            "set train.clip_norm; the checkpoints hold the last good parameters"
         )
     good = [m for m in window if m["bad_steps"] == 0]
     return {name: float(np.mean([m[name] for m in good])) if good else float("nan") for name in window[0]}
@@ -170,8 +173,8 @@ def plan(options: Options, images: int):
 def make_image_loss(options: Options):
     """(restored, target) -> (B,): the pixel loss and the terms with a weight."""
     loss = options.loss
-    pixel_loss = {"charbonnier": losses.charbonnier, "smooth_l1": losses.smooth_l1}[loss.kind]
-    features = losses.load_perceptual() if loss.perceptual else None
+    pixel_loss = {"charbonnier": losses.charbonnier, "rmse": losses.rmse, "smooth_l1": losses.smooth_l1}[loss.kind]
+    features = load_vgg16() if loss.perceptual else None
 
     def image_loss(restored, target):
         value = pixel_loss(restored, target)

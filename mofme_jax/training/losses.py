@@ -62,6 +62,29 @@ def charbonnier(restored: jax.Array, target: jax.Array, epsilon: float = 1e-3) -
     return jnp.sqrt(jnp.square(restored - target) + epsilon**2).mean(_PIXELS)
 
 
+def rmse(restored: jax.Array, target: jax.Array, epsilon: float = 1e-5) -> jax.Array:
+    """Root of each image's mean squared error: sqrt(mse + epsilon).
+
+    Between the squared error, by which a batch is about its haziest image, and its logarithm (PSNR), by which it is
+    about its easiest; within an image it is the squared error, which a few bright flakes cannot hide from as they
+    can from an absolute one.
+
+    Args:
+      restored: (B, H, W, C) float.
+      target: same shape.
+      epsilon: > 0; keeps the slope finite where an image is nearly right.
+
+    Returns:
+      (B,) loss of each image.
+
+    Raises:
+      ValueError: unequal shapes, or epsilon <= 0.
+    """
+    _require_positive("epsilon", epsilon)
+    restored, target = _comparable(restored, target)
+    return jnp.sqrt(jnp.mean(jnp.square(restored - target), _PIXELS) + epsilon)
+
+
 def gradient_l1(restored: jax.Array, target: jax.Array) -> jax.Array:
     """L1 between the finite differences of the images: it asks for the right edges at any brightness.
 

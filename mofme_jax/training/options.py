@@ -1,12 +1,14 @@
 """The config, checked once at the door and turned into typed values. Below this file nothing sees a ConfigDict."""
 
 import json
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ml_collections import ConfigDict
 
 from mofme_jax.data.weather import parse_weather
+from mofme_jax.models.restorer import Restorer
 from mofme_jax.models.variants import build
 
 
@@ -16,6 +18,16 @@ class ModelOptions:
 
     variant: str
     overrides: dict
+    feed_forward: str
+    num_experts: int
+    top_k: int
+    router: str
+    norm_order: str
+    router_dropout: float
+    router_passes: int
+    generator: str
+    rank: int
+    dropout: float
 
 
 @dataclass(frozen=True)
@@ -31,6 +43,8 @@ class DataOptions:
     min_scale: float
     weathers: tuple
     clean_share: float
+    colour_share: float
+    sky_share: float
     cache_gigabytes: float
 
 
@@ -57,7 +71,7 @@ class TrainOptions:
 class LossOptions:
     """Section `loss`."""
 
-    kind: Literal["charbonnier", "smooth_l1"]
+    kind: Literal["rmse", "charbonnier", "smooth_l1"]
     gradient: float
     perceptual: float
     importance: float
@@ -140,6 +154,8 @@ def _check(options: Options) -> None:
         ("data.min_scale", 0 < data.min_scale <= 1, "in (0, 1]"),
         ("data.weathers", len(data.weathers) > 0, "one name or more"),
         ("data.clean_share", 0 <= data.clean_share <= 1, "in [0, 1]"),
+        ("data.colour_share", 0 <= data.colour_share <= 1, "in [0, 1]"),
+        ("data.sky_share", 0 <= data.sky_share <= 1, "in [0, 1]"),
         ("data.resize", len(data.resize) in (0, 2), "empty or (H, W)"),
         ("train.steps", (train.steps > 0) != (train.epochs > 0), "above 0, or else train.epochs"),
         ("train.batch", train.batch > 0, "above 0"),
@@ -164,4 +180,11 @@ def _check(options: Options) -> None:
             section, _, field = name.partition(".")
             value = getattr(getattr(options, section), field) if field else getattr(options, section)
             raise ValueError(f"config.{name}={value!r} must be {remedy}")
-    build(options.model.variant, **options.model.overrides)
+    build_model(asdict(options.model))
+
+
+def build_model(section: Mapping[str, Any]) -> Restorer:
+    """The restorer that the `model` section of a config, plain or ConfigDict, describes."""
+    fields_of_model = {name: value for name, value in section.items() if name not in ("variant", "overrides")}
+    sizes = {name: tuple(v) if isinstance(v, list) else v for name, v in section["overrides"].items()}
+    return build(section["variant"], **fields_of_model | sizes)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
+from mofme_jax.data.augment import add_sky, vary_colours
 from mofme_jax.data.weather import degrade
 from mofme_jax.training import losses
 from mofme_jax.training.state import TrainState, ema_decay
@@ -42,6 +43,28 @@ def put_weather(key: jax.Array, images: jax.Array, weathers: tuple[str, ...], cl
     return jnp.where(stays_clean[:, None, None, None], images, degraded)
 
 
+def augment(key: jax.Array, images: jax.Array, colour_share: float, sky_share: float) -> jax.Array:
+    """Another rendering of each clean photograph, and a sky over some: see `mofme_jax.data.augment`.
+
+    Args:
+      key: JAX key of this step.
+      images: (B, H, W, 3) in [0, 1].
+      colour_share, sky_share: chance of either for an image, in [0, 1].
+
+    Returns:
+      (B, H, W, 3) in [0, 1].
+    """
+
+    def one(key, image):
+        colour_key, sky_key, chance_key = jax.random.split(key, 3)
+        chance = jax.random.uniform(chance_key, (2,))
+        image = jnp.where(chance[0] < colour_share, vary_colours(colour_key, image), image)
+        return jnp.where(chance[1] < sky_share, add_sky(sky_key, image), image)
+
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(images.shape[0]))
+    return jax.vmap(one)(keys, images)
+
+
 def make_train_step(
     model: nn.Module,
     optimiser: optax.GradientTransformation,
@@ -49,6 +72,8 @@ def make_train_step(
     *,
     weathers: tuple[str, ...] | None,
     clean_share: float,
+    colour_share: float,
+    sky_share: float,
     decay: float,
     router_weights: dict[str, float],
 ) -> Callable[[TrainState, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
@@ -59,11 +84,12 @@ def make_train_step(
       optimiser: see `make_optimiser`.
       image_loss: (restored, target) -> (B,) loss of each image.
       weathers, clean_share: see `put_weather`; weathers None: the batches are pairs.
+      colour_share, sky_share: see `augment`; not done to pairs.
       decay: of the parameters' moving average.
       router_weights: weights of the routers' "importance", "load" and "z" terms; 0 leaves one out.
 
-    The step takes uint8 photographs (B, H, W, 3), or pairs (B, H, W, 6), [input | target]. Its metrics are scalars: loss, psnr_rgb (of the batch, dB),
-    psnr_rgb_input (of the degraded batch), grad_norm, bad_steps.
+    The step takes uint8 photographs (B, H, W, 3), or pairs (B, H, W, 6), [input | target]. Its metrics are
+    scalars: loss, psnr_rgb (of the batch, dB), psnr_rgb_input (of the degraded batch), grad_norm, bad_steps.
     """
 
     def loss_fn(params, degraded, target, key):
@@ -73,12 +99,13 @@ def make_train_step(
 
     def step(state: TrainState, photographs: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-        weather_key, dropout_key = jax.random.split(key)
+        augment_key, weather_key, dropout_key = jax.random.split(key, 3)
         pixels = photographs.astype(jnp.float32) / 255.0
         if weathers is None:
             degraded, target = jnp.split(pixels, 2, axis=-1)
         else:
-            degraded, target = put_weather(weather_key, pixels, weathers, clean_share), pixels
+            target = augment(augment_key, pixels, colour_share, sky_share)
+            degraded = put_weather(weather_key, target, weathers, clean_share)
         (loss, restored), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params, degraded, target, dropout_key)
         updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)

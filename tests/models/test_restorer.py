@@ -141,7 +141,7 @@ def test_what_is_no_network_is_named(fields, said):
 
 
 def test_unknown_variants_and_wrong_shapes_are_named():
-    with pytest.raises(ValueError, match="huge.*tiny, small, base"):
+    with pytest.raises(ValueError, match=r"huge.*tiny, small, base"):
         build("huge")
     with pytest.raises(ValueError, match=r"\(B, H, W, 3\)"):
         Restorer().init(KEY, jnp.zeros((32, 32, 3)))
