@@ -1,8 +1,8 @@
 """What people look at: the line of progress, the table and the picture of a run."""
 
-import sys
 import time
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -11,31 +11,33 @@ from PIL import Image, ImageDraw
 class Progress:
     """One line a log period: step, share, rate, time left, and the figures given.
 
-    The rate is that of the last period, without its pauses for checkpoints; on a terminal the line is rewritten
-    between periods.
-
     Args:
       total: steps of the whole run. start: steps already taken. batch: images a step.
+      stream: where to; None is the standard output of the moment.
     """
 
-    def __init__(self, total: int, start: int, batch: int, stream=sys.stdout):
+    def __init__(self, total: int, start: int, batch: int, stream: TextIO | None = None):
         self.total, self.batch, self.stream = total, batch, stream
         self._step, self._time = start, time.monotonic()
 
     def report(self, step: int, figures: dict[str, float]) -> float:
-        """Prints the line of `step` and returns the rate in steps a second since the last one."""
-        now = time.monotonic()
-        rate = (step - self._step) / max(now - self._time, 1e-9)
-        self._step, self._time = step, now
-        left = duration((self.total - step) / rate) if rate else "?"
+        """Prints the line of `step`.
+
+        Returns:
+          The rate in steps a second since the clock was restarted or the last line printed; NaN without a step.
+        """
+        taken, seconds = step - self._step, time.monotonic() - self._time
+        rate = taken / max(seconds, 1e-9) if taken else float("nan")
+        self.restart_clock(step)
+        left = duration((self.total - step) / rate) if taken else "?"
         shown = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
         print(f"step {step}/{self.total} ({step / self.total:4.0%})  {rate * self.batch:.1f} images/s  "
               f"{left} left  {shown}", file=self.stream, flush=True)  # fmt: skip
         return rate
 
-    def resume_clock(self) -> None:
-        """Call after a pause that is not training."""
-        self._time = time.monotonic()
+    def restart_clock(self, step: int) -> None:
+        """Leaves what came before this moment, at which `step` is done, out of the rate: compilation, a save."""
+        self._step, self._time = step, time.monotonic()
 
 
 def duration(seconds: float) -> str:

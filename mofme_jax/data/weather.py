@@ -30,7 +30,7 @@ _RANGES = {
         "beta": (-0.2, 0.35),
         "airlight": (0.8, 1.0),
         "airlight_tint": (-0.04, 0.04),
-        "snow_density": (0.2, 0.9),
+        "snow_density": (0.2, 0.8),
         "snow_size": (2.0, 5.5),
         "snow_angle": (-0.7, 0.7),
         "snow_drift": (0.0, 1.2),
@@ -69,7 +69,7 @@ def degrade(
         rain_length: of the nearest streaks in pixels, 35 to 90.
         rain_angle: of the fall from the vertical in radians, -0.45 to 0.45.
         rain_strength: factor on the light of the streaks, 0.5 to 1.3.
-        snow_density: share of the places that hold a flake, 0.2 to 0.9.
+        snow_density: share of the places that hold a flake, 0.2 to 0.8.
         snow_size: radius of a middling flake in pixels, 2 to 5.5.
         snow_angle: of the fall from the vertical in radians, -0.7 to 0.7.
         snow_drift: motion while the shutter is open, in flake radii, 0 to 1.2.

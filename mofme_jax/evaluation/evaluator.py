@@ -6,6 +6,7 @@ with a Gaussian window of 11 and sigma 1.5, the mean over images.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -63,8 +64,12 @@ def cut_to_middle(image: np.ndarray, max_side: int) -> np.ndarray:
 
 def _degrade_uint8(key: jax.Array, image: np.ndarray, weather: str) -> np.ndarray:
     pixels = jnp.asarray(image, jnp.float32) / 255.0
-    degraded = jax.jit(lambda key, pixels: degrade(key, pixels, weather)[0])(key, pixels)
-    return np.round(np.asarray(degraded) * 255.0).astype(np.uint8)
+    return np.round(np.asarray(_degraded(key, pixels, weather)) * 255.0).astype(np.uint8)
+
+
+@partial(jax.jit, static_argnames="weather")  # here, so that each weather is compiled once for each size
+def _degraded(key: jax.Array, pixels: jax.Array, weather: str) -> jax.Array:
+    return degrade(key, pixels, weather)[0]
 
 
 def evaluate(
@@ -81,7 +86,7 @@ def evaluate(
       its target has infinite PSNR. And the first case of each group as an example.
     """
     rows: dict[str, list[tuple[float, ...]]] = {}
-    examples = {}
+    examples: dict[str, Example] = {}
     for case in cases:
         restored, uncertainty = restore(case.degraded)
         examples.setdefault(case.group, Example(case, restored, uncertainty))
@@ -101,4 +106,5 @@ def _compare(image, target):
 
 
 def _scores(image: np.ndarray, target: np.ndarray) -> tuple[float, float]:
-    return tuple(float(v) for v in _compare(image, target))
+    decibels, similarity = _compare(image, target)
+    return float(decibels), float(similarity)

@@ -5,6 +5,7 @@ A checkpoint is complete or absent: Orbax writes into a temporary directory and 
 """
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: Path, keep: int, config: dict):
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+        # a killed run leaves the temporary directory of a save behind
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, cleanup_tmp_directories=True)
         self._manager = ocp.CheckpointManager(workdir / FOLDER, options=options)
         self._config = config
 
@@ -34,19 +36,24 @@ class Checkpoints:
         """Steps taken by the newest checkpoint; None without one."""
         return self._manager.latest_step()
 
-    def save(self, state: TrainState, data_position: dict) -> None:
-        """Saves in the background; the next save, or `close`, waits for it."""
+    def save(self, state: TrainState, progress: dict) -> None:
+        """Saves in the background; the next save, or `close`, waits for it.
+
+        Args:
+          state: of the run.
+          progress: what else a run needs to go on, such as its place in the data; JSON-able.
+        """
         self._manager.save(
             int(state.step),
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave(state),
-                data=ocp.args.JsonSave(data_position),
+                data=ocp.args.JsonSave(progress),
                 config=ocp.args.JsonSave(self._config),
             ),
         )
 
     def restore(self, like: TrainState) -> tuple[TrainState, dict]:
-        """The newest checkpoint's state, with the shapes and shardings of `like`, and data position."""
+        """The newest checkpoint's state, with the shapes and shardings of `like`, and its `progress`."""
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         found = self._manager.restore(
             self.latest_step(),
@@ -108,7 +115,21 @@ def _checkpoint_folder(path: Path) -> Path:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes a JSON file whole: beside it first, then renamed over it."""
+    """Writes a JSON file whole; numbers that are not finite, which JSON does not know, become null."""
+    write_whole(path, json.dumps(finite_or_null(value), indent=2, allow_nan=False) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file beside it first, then renames that over it: a kill leaves the old one or the new one."""
     beside = path.with_name(path.name + ".part")
-    beside.write_text(json.dumps(value, indent=2) + "\n")
+    beside.write_text(text)
     beside.replace(path)
+
+
+def finite_or_null(value: Any) -> Any:
+    """A JSON-able value with None in the place of every infinity and NaN."""
+    if isinstance(value, dict):
+        return {name: finite_or_null(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite_or_null(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,11 +1,16 @@
 """The training run, from a config and a folder to a report. Reads from top to bottom."""
 
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 
+import grain
 import jax
 import numpy as np
+import optax
 from absl import logging
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mofme_jax.data.pipeline import training_stream
@@ -17,8 +22,10 @@ from mofme_jax.training.report import write_report
 from mofme_jax.training.sources import open_sources
 from mofme_jax.training.state import TrainState, init_state, make_optimiser
 from mofme_jax.training.step import make_train_step
-from mofme_jax.training.workdir import MetricsLog, prepare_workdir
+from mofme_jax.training.workdir import MetricsLog, claim_workdir, prepare_workdir
 from mofme_jax.viz import Progress
+
+TrainStep = Callable[[TrainState, jax.Array], tuple[TrainState, dict[str, jax.Array]]]
 
 
 def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict:
@@ -36,8 +43,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict:
       The report, as in report.json.
 
     Raises:
-      ValueError, OSError: a config, folder or photograph that will not do, before any training; the message names
-        it and the remedy.
+      ValueError, OSError, ImportError: a config, folder, photograph or installation that will not do, before any
+        training; the message names it and the remedy.
       FloatingPointError: the loss was not finite `max_bad_steps` times in a row.
     """
     options = read_options(config)
@@ -47,8 +54,11 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict:
     mesh = sharding.make_mesh()
     check_batch(options, mesh.size, sources.paired)
 
-    model = build_model(config.model)
     total, learning_rate = plan(options, len(sources.training))
+    image_loss = make_image_loss(options)
+    claim_workdir(workdir, config)  # nothing is wrong with the config: from here on the folder is this run's
+
+    model = build_model(config.model)
     optimiser = make_optimiser(
         learning_rate,
         weight_decay=options.train.weight_decay,
@@ -70,16 +80,18 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict:
         process_count=jax.process_count(),
     )
     checkpoints = Checkpoints(workdir, options.keep_checkpoints, config.to_dict())
+    spent = 0.0
     if checkpoints.latest_step() is not None:
-        state, position = checkpoints.restore(state)
-        stream.set_state(position)
+        state, progress = checkpoints.restore(state)
+        stream.set_state(progress["stream"])
+        spent = progress["seconds"]
         print(f"going on from step {int(state.step)} of {total}, {workdir}", flush=True)
 
     step = jax.jit(
         make_train_step(
             model,
             optimiser,
-            make_image_loss(options),
+            image_loss,
             weathers=None if sources.paired else options.data.weathers,
             clean_share=options.data.clean_share,
             colour_share=options.data.colour_share,
@@ -95,7 +107,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict:
     print(f"{parameters / 1e6:.2f} M parameters, {len(sources.training)} training images, {total} steps of "
           f"{options.train.batch}, on {mesh.size} {jax.devices()[0].platform} device(s)", flush=True)  # fmt: skip
     try:
-        state, seconds = run_steps(state, stream, step, mesh, checkpoints, workdir, options, total)
+        state, seconds = run_steps(state, stream, step, mesh, checkpoints, workdir, options, total, spent)
     finally:
         checkpoints.close()
     return write_report(workdir, model, jax.device_get(state.ema), sources, options, total, seconds)
@@ -103,64 +115,80 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict:
 
 def run_steps(
     state: TrainState,
-    stream,
-    step,
-    mesh,
+    stream: grain.DatasetIterator,
+    step: TrainStep,
+    mesh: Mesh,
     checkpoints: Checkpoints,
     workdir: Path,
     options: Options,
     total: int,
+    spent: float,
 ) -> tuple[TrainState, float]:
-    """The loop. Returns the last state and the seconds spent, this run's only."""
+    """The loop. Returns the last state and the seconds of training, with the `spent` ones of stopped runs."""
     start = int(state.step)
-    log = MetricsLog(workdir, start)
+    if start == total:
+        return state, spent
+    began = time.monotonic() - spent
     progress = Progress(total, start, options.train.batch)
-    pending, window = None, []
-    for n in range(start + 1, total + 1):
-        with jax.transfer_guard("disallow"):
-            state, metrics = step(state, sharding.put_batch(next(stream), mesh))
-        # step n runs while the figures of step n - 1 are read; waiting for those also keeps the host from queueing
-        # steps without bound, which the CPU's collectives do not survive
-        if pending is not None:
-            window.append(jax.device_get(pending))
-        pending = metrics
-        last = n == total
-        if n % options.log_every == 0 or last:
-            window.append(jax.device_get(pending))
-            pending = None
-            figures = summarise(window, options.train.max_bad_steps, n)
-            window = []
-            shown = {
-                "loss": figures["loss"],
-                "PSNR": figures["psnr_rgb"],
-                "of input": figures["psnr_rgb_input"],
-            }
-            figures["steps_per_second"] = progress.report(n, shown)
-            log.write(n, figures)
-        if n % options.checkpoint_every == 0 or last:
-            checkpoints.save(state, stream.get_state())
-    log.close()
-    return state, log.seconds
+    pending: dict[str, jax.Array] | None = None
+    window: list[dict[str, np.ndarray]] = []
+    with MetricsLog(workdir, start) as log:
+        for n in range(start + 1, total + 1):
+            with jax.transfer_guard("disallow"):
+                state, metrics = step(state, sharding.put_batch(next(stream), mesh))
+            # step n runs while the figures of step n - 1 are read; waiting for those also keeps the host from
+            # queueing steps without bound, which the CPU's collectives do not survive
+            if pending is not None:
+                window.append(jax.device_get(pending))
+            pending = metrics
+            saves = n % options.checkpoint_every == 0 or n == total
+            # a checkpoint ends the log period as well: a run that goes on from it then logs means over the same
+            # steps as an undisturbed one, and no parameters are saved that the NaN watch has not seen
+            if n % options.log_every == 0 or saves:
+                window.append(jax.device_get(pending))
+                figures = summarise(window, options.train.max_bad_steps, n)
+                pending, window = None, []
+                shown = {
+                    "loss": figures["loss"],
+                    "PSNR": figures["psnr_rgb"],
+                    "of input": figures["psnr_rgb_input"],
+                }
+                figures["steps_per_second"] = progress.report(n, shown)
+                log.write(n, figures)
+            if saves:
+                checkpoints.save(state, {"stream": stream.get_state(), "seconds": time.monotonic() - began})
+            if saves or n == start + 1:
+                progress.restart_clock(n)  # the first step compiled, a save is not training
+    return state, time.monotonic() - began
 
 
 def summarise(window: list[dict], max_bad_steps: int, step: int) -> dict[str, float]:
-    """Means over a log period, of its good steps.
+    """Means over a log period, of its good steps; NaN where it had none.
+
+    Args:
+      window: the metrics of each step of the period; their `bad_steps` counts bad steps in a row.
+      max_bad_steps: how many in a row are too many.
+      step: the period's last.
 
     Raises:
-      FloatingPointError: when the last max_bad_steps steps were all bad.
+      FloatingPointError: when max_bad_steps steps in a row were bad.
     """
-    bad = int(window[-1]["bad_steps"])
+    bad = int(max(m["bad_steps"] for m in window))
     if bad >= max_bad_steps:
         raise FloatingPointError(
-            f"loss or gradients were not finite in the {bad} steps before step {step}: lower train.learning_rate, or "
-            "set train.clip_norm; the checkpoints hold the last good parameters"
+            f"the gradients of {bad} steps in a row, up to step {step}, were not finite: lower "
+            "config.train.learning_rate, or set config.train.clip_norm; the checkpoints hold the last good parameters"
         )
     good = [m for m in window if m["bad_steps"] == 0]
     return {name: float(np.mean([m[name] for m in good])) if good else float("nan") for name in window[0]}
 
 
-def plan(options: Options, images: int):
-    """How many steps, and the learning rate of each."""
+def plan(options: Options, images: int) -> tuple[int, optax.Schedule]:
+    """How many steps, and the learning rate of each.
+
+    Raises:
+      ValueError: a warmup as long as the run.
+    """
     train = options.train
     steps_per_epoch = max(1, images // train.batch)
     total = train.steps or train.epochs * steps_per_epoch
@@ -170,18 +198,22 @@ def plan(options: Options, images: int):
     return total, schedule.reference_steps(train.learning_rate, epochs, steps_per_epoch, train.warmup, train.floor)
 
 
-def make_image_loss(options: Options):
-    """(restored, target) -> (B,): the pixel loss and the terms with a weight."""
+def make_image_loss(options: Options) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """(restored, target) -> (B,): the pixel loss and the terms with a weight.
+
+    Raises:
+      ImportError: a perceptual term without the extra that holds its weights.
+    """
     loss = options.loss
     pixel_loss = {"charbonnier": losses.charbonnier, "rmse": losses.rmse, "smooth_l1": losses.smooth_l1}[loss.kind]
-    features = load_vgg16() if loss.perceptual else None
+    vgg16 = load_vgg16() if loss.perceptual else None
 
     def image_loss(restored, target):
         value = pixel_loss(restored, target)
         if loss.gradient:
             value += loss.gradient * losses.gradient_l1(restored, target)
-        if loss.perceptual:
-            value += loss.perceptual * losses.perceptual(restored, target, features)
+        if vgg16 is not None:
+            value += loss.perceptual * losses.perceptual(restored, target, vgg16)
         return value
 
     return image_loss

@@ -1,6 +1,7 @@
 """The config, checked once at the door and turned into typed values. Below this file nothing sees a ConfigDict."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -147,28 +148,36 @@ def _value(kind: Any, value: Any, where: str) -> Any:
 
 def _check(options: Options) -> None:
     data, train, loss, evaluation = options.data, options.train, options.loss, options.evaluation
-    for weather in data.weathers:
-        parse_weather(weather)
+    weights = (loss.gradient, loss.perceptual, loss.importance, loss.load, loss.z)
     for name, good, remedy in [
+        ("seed", 0 <= options.seed < 2**32, "at least 0 and below 2^32"),
         ("data.crop", data.crop >= 16, "at least 16 pixels"),
         ("data.min_scale", 0 < data.min_scale <= 1, "in (0, 1]"),
-        ("data.weathers", len(data.weathers) > 0, "one name or more"),
+        ("data.weathers", data.weathers and all(isinstance(w, str) for w in data.weathers), "one name or more"),
         ("data.clean_share", 0 <= data.clean_share <= 1, "in [0, 1]"),
         ("data.colour_share", 0 <= data.colour_share <= 1, "in [0, 1]"),
         ("data.sky_share", 0 <= data.sky_share <= 1, "in [0, 1]"),
-        ("data.resize", len(data.resize) in (0, 2), "empty or (H, W)"),
-        ("train.steps", (train.steps > 0) != (train.epochs > 0), "above 0, or else train.epochs"),
+        ("data.resize", _is_size(data.resize), "empty or (H, W), in pixels"),
+        ("data.resize", min(data.resize, default=data.crop) >= data.crop, "at least data.crop on both sides"),
+        ("data.cache_gigabytes", 0 <= data.cache_gigabytes < math.inf, "at least 0"),
+        ("train.steps", train.steps >= 0, "at least 0"),
+        ("train.epochs", train.epochs >= 0, "at least 0"),
+        (
+            "train.steps",
+            (train.steps > 0) != (train.epochs > 0),
+            f"above 0 and config.train.epochs 0, or the other way round; epochs is {train.epochs}",
+        ),
         ("train.batch", train.batch > 0, "above 0"),
+        ("train.learning_rate", 0 < train.learning_rate < math.inf, "above 0"),
+        ("train.floor", 0 <= train.floor <= train.learning_rate, "at least 0, at most train.learning_rate"),
+        ("train.warmup", train.warmup >= 0, "at least 0"),
+        ("train.weight_decay", 0 <= train.weight_decay < math.inf, "at least 0"),
         ("train.b2", 0 < train.b2 < 1, "in (0, 1)"),
-        ("train.clip_norm", train.clip_norm >= 0, "at least 0"),
+        ("train.clip_norm", 0 <= train.clip_norm < math.inf, "at least 0; 0 does not clip"),
         ("train.ema_decay", 0 <= train.ema_decay < 1, "in [0, 1)"),
         ("train.max_bad_steps", train.max_bad_steps > 0, "above 0"),
         ("train.host_devices", train.host_devices > 0, "above 0"),
-        (
-            "loss",
-            min(loss.gradient, loss.perceptual, loss.importance, loss.load, loss.z) >= 0,
-            "weights >= 0",
-        ),
+        ("loss", all(0 <= weight < math.inf for weight in weights), "a kind and weights of at least 0"),
         ("log_every", options.log_every > 0, "above 0"),
         ("checkpoint_every", options.checkpoint_every > 0, "above 0"),
         ("keep_checkpoints", options.keep_checkpoints > 0, "above 0"),
@@ -180,7 +189,25 @@ def _check(options: Options) -> None:
             section, _, field = name.partition(".")
             value = getattr(getattr(options, section), field) if field else getattr(options, section)
             raise ValueError(f"config.{name}={value!r} must be {remedy}")
+    for weather in data.weathers:
+        parse_weather(weather)
+    for name, value in options.model.overrides.items():
+        _check_size(name, value)
     build_model(asdict(options.model))
+
+
+def _check_size(name: str, value: Any) -> None:
+    """Raises ValueError for a field of config.model.overrides of another type than the Restorer's, or below 1."""
+    if name not in Restorer.__dataclass_fields__ or (name == "window" and value is None):
+        return  # `build` knows what to say to an unknown field
+    value = _value(type(Restorer.__dataclass_fields__[name].default), value, f"config.model.overrides.{name}")
+    least = 0 if name in ("blocks", "depth") else 1
+    if any(isinstance(v, int) and v < least for v in (value if isinstance(value, tuple) else (value,))):
+        raise ValueError(f"config.model.overrides.{name}={value!r} must be at least {least}")
+
+
+def _is_size(value: tuple) -> bool:
+    return not value or (len(value) == 2 and all(isinstance(side, int) and side > 0 for side in value))
 
 
 def build_model(section: Mapping[str, Any]) -> Restorer:

@@ -1,19 +1,22 @@
 """The folder of a run: who owns it, what is written into it."""
 
 import json
+import math
 import os
-import time
 from pathlib import Path
+from typing import Self
 
 import jax
 from ml_collections import ConfigDict
 from tensorboardX import SummaryWriter
 
-from mofme_jax.training.checkpoint import write_json
+from mofme_jax.training.checkpoint import finite_or_null, write_json, write_whole
+
+CONFIG_FILE = "config.json"
 
 
 def prepare_workdir(workdir: str | os.PathLike, config: ConfigDict) -> Path:
-    """Makes the folder, checks that it can be written and belongs to this config.
+    """Makes the folder, checks that it can be written and belongs to no other config.
 
     Returns:
       Its absolute path.
@@ -32,21 +35,31 @@ def prepare_workdir(workdir: str | os.PathLike, config: ConfigDict) -> Path:
         raise OSError(
             f"the workdir {path} cannot be written ({error.strerror}): choose another with --workdir"
         ) from None
-    mine = json.loads(config.to_json_best_effort())
-    file = path / "config.json"
+    file = path / CONFIG_FILE
     if file.exists():
         try:
             theirs = json.loads(file.read_text())
         except ValueError:
-            raise ValueError(f"{file} is not JSON: move the workdir away or choose another") from None
-        if differing := _differences(theirs, mine):
+            theirs = None
+        if not isinstance(theirs, dict):
+            raise ValueError(f"{file} is not the config of a run: move it away, or choose another --workdir")
+        if differing := _differences(theirs, _plain(config)):
             raise ValueError(
                 f"the workdir {path} belongs to a run with another config ({'; '.join(differing)}): "
                 "choose another --workdir, or run with the config it has"
             )
-    elif jax.process_index() == 0:
-        write_json(file, mine)
     return path
+
+
+def claim_workdir(workdir: Path, config: ConfigDict) -> None:
+    """Writes config.json: the folder belongs to the run of this config. Only then, so that a config that will not do
+    does not keep the corrected one out."""
+    if jax.process_index() == 0:
+        write_json(workdir / CONFIG_FILE, _plain(config))
+
+
+def _plain(config: ConfigDict) -> dict:
+    return json.loads(config.to_json_best_effort())
 
 
 def _differences(old: dict, new: dict, where: str = "") -> list[str]:
@@ -63,31 +76,33 @@ def _differences(old: dict, new: dict, where: str = "") -> list[str]:
 class MetricsLog:
     """metrics.jsonl and TensorBoard events, one entry a log period.
 
-    A resumed run drops the lines of steps that it is about to take again, so that every step stands there once.
+    A resumed run drops the lines of steps that it is about to take again, so that every step stands there once. A
+    figure that is not finite is null, and no point in TensorBoard.
 
     Args:
       workdir: the run's folder. start: steps already taken.
     """
 
     def __init__(self, workdir: Path, start: int):
-        self._began = time.monotonic()
         self._file = workdir / "metrics.jsonl"
         if self._file.exists():
             kept = [line for line in self._file.read_text().splitlines(keepends=True) if _step_of(line) <= start]
-            self._file.write_text("".join(kept))
-        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=start or None)
+            write_whole(self._file, "".join(kept))  # a kill here must not lose what an earlier run logged
+        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
 
-    @property
-    def seconds(self) -> float:
-        """Since the log was opened."""
-        return time.monotonic() - self._began
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
     def write(self, step: int, figures: dict[str, float]) -> None:
         """Appends one line and one set of scalars."""
         with self._file.open("a") as file:
-            file.write(json.dumps({"step": step, **figures}) + "\n")
+            file.write(json.dumps({"step": step, **finite_or_null(figures)}, allow_nan=False) + "\n")
         for name, value in figures.items():
-            self._events.add_scalar(f"train/{name}", value, step)
+            if math.isfinite(value):
+                self._events.add_scalar(f"train/{name}", value, step)
         self._events.flush()
 
     def close(self) -> None:

@@ -13,6 +13,7 @@ from mofme_jax.data.light import linear_from_srgb, srgb_from_linear
 from mofme_jax.data.weather import WEATHERS, degrade, parse_weather, severity_ranges
 
 MIXTURE = "raindrop+snow+rain+haze"
+PAIR = "raindrop+snow"  # both a loop and a lookup in the image
 STEP = 1 / 255
 DRY = {"beta": 0.0, "noise": 0.0}  # no veil and a perfect sensor
 
@@ -55,20 +56,20 @@ def assert_same(a, b):
 
 def test_batch_and_position_do_not_matter():
     keys = jax.random.split(jax.random.key(3), 5)
-    images = jnp.stack([picture(seed=seed) for seed in range(5)])
-    batch = jax.jit(jax.vmap(partial(degrade, weather=MIXTURE)))
+    images = jnp.stack([picture(32, 32, seed) for seed in range(5)])
+    batch = jax.jit(jax.vmap(partial(degrade, weather=PAIR)))
     together, meta = batch(keys, images)
     turned, _ = batch(keys[::-1], images[::-1])
     assert_same(together, turned[::-1])
     for i in (0, 4):
-        alone, alone_meta = weathered(keys[i], images[i], MIXTURE)
+        alone, alone_meta = weathered(keys[i], images[i], PAIR)
         assert_same(together[i], alone)
         for name, value in alone_meta.items():
             np.testing.assert_allclose(meta[name][i], value, rtol=1e-5, err_msg=name)
 
 
 def test_compiled_equals_not_compiled():
-    key, image, weather = jax.random.key(5), picture(32, 32), "raindrop+haze"
+    key, image, weather = jax.random.key(5), picture(32, 32), "raindrop"
     assert_same(degrade(key, image, weather)[0], weathered(key, image, weather)[0])
 
 
@@ -95,7 +96,7 @@ def test_keys_differ(weather):
 
 @pytest.mark.parametrize(
     ("weather", "size"),
-    [(MIXTURE, (45, 67)), ("raindrop+haze", (32, 32)), ("raindrop+haze", (3, 5)), ("raindrop", (1, 1))],
+    [(MIXTURE, (45, 67)), (PAIR, (32, 32)), ("haze", (3, 5)), ("raindrop", (1, 1))],
 )
 def test_any_size_is_a_picture_of_256_levels(weather, size):
     degraded, _ = weathered(jax.random.key(1), picture(*size), weather)
@@ -108,7 +109,7 @@ def test_any_size_is_a_picture_of_256_levels(weather, size):
 
 @pytest.mark.parametrize("level", [0.0, 1.0])
 def test_black_and_white_stay_in_range(level):
-    degraded, meta = weathered(jax.random.key(2), jnp.full((45, 67, 3), level), MIXTURE)
+    degraded, meta = weathered(jax.random.key(2), jnp.full((45, 67, 3), level, jnp.float32), MIXTURE)
     assert np.isfinite(degraded).all()
     assert np.isfinite(list(meta.values())).all()
     assert degraded.min() >= 0
@@ -133,8 +134,8 @@ def test_haze_is_koschmieder_on_hand_worked_numbers():
     0.2140411 * 0.6703200 = 0.1434761; 0.9 * 0.3296800 = 0.2967120; sum 0.4401881;
     1.055 * 0.4401881^(1/2.4) - 0.055 = 0.694 (to the nearest of 256 levels, 177).
     """
-    constant = jnp.full((45, 67, 3), 0.5)
-    depth = jnp.full((45, 67), 0.5)
+    constant = jnp.full((45, 67, 3), 0.5, jnp.float32)
+    depth = jnp.full((45, 67), 0.5, jnp.float32)
     severity = {"beta": 0.8, "airlight": 0.9, "airlight_tint": 0.0, "noise": 0.0}
     hazy, meta = weathered(jax.random.key(0), constant, "haze", depth=depth, **severity)
     assert meta["transmission"] == pytest.approx(0.67032, abs=1e-5)
@@ -203,7 +204,7 @@ def test_glass_shows_the_scene_itself_where_it_is_dry_and_turned_over_where_it_i
     rise = jnp.broadcast_to((y - 31.5) / 10, (64, 64))
     wet = (jnp.abs(y - 31.5) < 8).astype(jnp.float32) * jnp.ones((64, 64))
     glass = drops.Glass(wet, rise, rise * 0 + 9.0, wet)  # far to the right of the middle: no highlight
-    seen = drops.look_through(light, glass, view=30.0)
+    seen = jax.jit(partial(drops.look_through, view=30.0))(light, glass)
     np.testing.assert_array_equal(seen[:20], light[:20])
     # k = view / radius - 1 = 2: a step down in the drop is two steps up in the scene.
     slope = np.diff(np.asarray(seen[28:36, 32, 0]))
