@@ -5,17 +5,18 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-# Not locked, so that any field of config.model.overrides can be set here; a field that does not exist is found, with
-# its neighbours named, when the config is read.
-CONFIG = config_flags.DEFINE_config_file(
-    "config", "configs/default.py", "The config file.", lock_config=False, accept_new_attributes=True
-)
-WORKDIR = flags.DEFINE_string("workdir", "runs/default", "Where the run is kept; a run there is gone on with.")
+flags.DEFINE_string("workdir", "runs/default", "Where the run is kept; a run there is gone on with.")
 
 
 def parse(argv: list[str]) -> list[str]:
     """Parses the command line; one that will not do ends in one line on stderr, status 1."""
     try:
+        # Here, because the fields of the default config are parsed as soon as it is defined. Not locked, so that any
+        # field of config.model.overrides can be set; one that does not exist is found, with its neighbours named,
+        # when the config is read.
+        config_flags.DEFINE_config_file(
+            "config", "configs/default.py", "The config file.", lock_config=False, accept_new_attributes=True
+        )
         return flags.FLAGS(argv)
     except flags.Error as error:
         sys.exit(f"train.py: {error}")
@@ -34,13 +35,13 @@ def main(argv: list[str]) -> None:
         sys.exit(f"train.py: unexpected argument {argv[1]!r}; fields are set as --config.field=value")
     logging.set_verbosity(logging.WARNING)  # the libraries report every file they rename
     try:
-        config = CONFIG.value.lock()
+        config = flags.FLAGS.config.lock()
     except OSError as error:
         sys.exit(_no_config(error))
     from mofme_jax.training import train_and_evaluate
 
     try:
-        train_and_evaluate(config, WORKDIR.value)
+        train_and_evaluate(config, flags.FLAGS.workdir)
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
         sys.exit(f"train.py: {error}")
     except KeyboardInterrupt:

@@ -35,17 +35,17 @@ def get_config() -> ConfigDict:
     config.data.validation = ""  # folder of clean photographs to evaluate on; "": the two embedded ones
     config.data.pairs = ""  # folder of real pairs, <split>/{input,gt}, instead of synthesised weather
     config.data.resize = ()  # (H, W) to which pairs are resized first, bicubic; (): as they are
-    config.data.crop = 128  # pixels on a training crop's side
+    config.data.crop = 96  # pixels on a training crop's side
     config.data.min_scale = 0.35  # crops are shrunk by up to this factor: more content, more scales
     config.data.weathers = ("haze", "rain", "snow", "raindrop")  # dealt out evenly; mixtures: "rain+haze"
-    config.data.clean_share = 0.1  # of examples stay clean, so that the network learns to leave alone
+    config.data.clean_share = 0.15  # of examples stay clean, so that the network learns to leave alone
     config.data.colour_share = 1.0  # of examples get other colours, so that few photographs are not learnt by heart
     config.data.sky_share = 0.5  # of examples get a plain bright region, which must not be taken for haze
     config.data.cache_gigabytes = 2.0  # of decoded photographs kept in memory
 
     # how it learns
     config.train = ConfigDict()
-    config.train.steps = 5000  # 0: as many as `epochs` make
+    config.train.steps = 3600  # 0: as many as `epochs` make
     config.train.epochs = 0  # passes over the training set
     config.train.batch = 8  # images a step over all devices; a multiple of weathers x devices
     config.train.schedule = "cosine"  # by step, to the end of the run; "reference": by epoch, as published

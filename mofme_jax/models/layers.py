@@ -100,3 +100,13 @@ def patchify(images: jax.Array, size: int) -> jax.Array:
 def unpatchify(patches: jax.Array, size: int) -> jax.Array:
     """(B, h, w, size*size*C) -> (B, h*size, w*size, C), the inverse of `patchify`."""
     return einops.rearrange(patches, "b h w (p q c) -> b (h p) (w q) c", p=size, q=size)
+
+
+def block_mean(images: jax.Array, size: int) -> jax.Array:
+    """(B, H, W, C) -> (B, H/size, W/size, C): the mean of each block of size x size pixels."""
+    return einops.reduce(images, "b (h p) (w q) c -> b h w c", "mean", p=size, q=size)
+
+
+def enlarge(images: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """(B, h, w, C) -> (B, H, W, C) with (H, W) = size, by linear interpolation between pixel centres."""
+    return jax.image.resize(images, (images.shape[0], *size, images.shape[-1]), "linear")

@@ -6,9 +6,14 @@ Axis glossary: `B` images, `H W` pixels, `C` channels, `h w` rows and columns of
 
 Two tails. `skip="none"` is the paper's: everything passes through the tokens and ends in a sigmoid.
 `skip="long"` is ours: the head may be a pyramid of convolutional levels, whose features skip the tokens to
-the level's counterpart on the way back, and the network's last word is a gain and an offset for every pixel,
-`restored = image * (1 + gain) + offset`, both zero at the start. So detail need not squeeze
-through a token, and lifting a veil, `J = (I - A) / t + A`, is one multiplication.
+the level's counterpart on the way back, and the network's last word is
+
+    restored = image * (1 + gain) + offset + detail,
+
+all zero at the start. Gain and offset come from the coarsest level and are smooth: lifting a veil,
+`J = (I - A) / t + A`, is one multiplication. Detail comes from the finest level and has its mean over patches taken
+out: streaks and flakes are its business, tone is not, and the error of the one does not disturb the learning of the
+other.
 """
 
 from typing import Literal, get_args
@@ -18,7 +23,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from mofme_jax.models.film import Generator
-from mofme_jax.models.layers import Conv3x3, LayerNorm, ResBlock, patchify, unpatchify
+from mofme_jax.models.layers import Conv3x3, LayerNorm, ResBlock, block_mean, enlarge, patchify, unpatchify
 from mofme_jax.models.moe import FeedForwardKind, Mixture
 from mofme_jax.models.router import NormOrder, RouterKind, Routing, check_router
 from mofme_jax.models.vit import Block
@@ -48,16 +53,16 @@ class Restorer(nn.Module):
       dropout: rate behind every attention and feed-forward, while training.
     """
 
-    channels: tuple[int, ...] = (32, 64)
+    channels: tuple[int, ...] = (16, 32, 64)
     stem: int = 2
-    blocks: int = 2
-    patch: int = 8
+    blocks: int = 1
+    patch: int = 16
     width: int = 128
     depth: int = 2
     heads: int = 4
     head_dim: int = 32
     mlp_ratio: int = 4
-    window: int | None = 8
+    window: int | None = None
     feed_forward: FeedForwardKind = "mofme"
     num_experts: int = 4
     top_k: int = 2
@@ -182,7 +187,9 @@ class Restorer(nn.Module):
             x = x + levels[i]
             for j in range(self.blocks):
                 x = ResBlock(self.channels[i], name=f"tail_{i}_{j}")(x)
-        # zero at the start: the untrained network hands the photograph back as it is
-        x = Conv3x3(6 * self.stem**2, kernel_init=nn.initializers.zeros, name="output")(x)
-        gain, offset = jnp.split(unpatchify(x, self.stem), 2, axis=-1)
-        return images * (1.0 + gain) + offset
+            if i == len(levels) - 1:
+                tone = Conv3x3(6, kernel_init=nn.initializers.zeros, name="tone")(x)
+        detail = Conv3x3(3 * self.stem**2, kernel_init=nn.initializers.zeros, name="detail")(x)
+        detail = unpatchify(detail, self.stem)
+        gain, offset = jnp.split(enlarge(tone, images.shape[1:3]), 2, axis=-1)
+        return images * (1.0 + gain) + offset + detail - enlarge(block_mean(detail, self.patch), images.shape[1:3])

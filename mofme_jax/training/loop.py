@@ -40,7 +40,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict:
         tensorboard/, report.json and samples/*.png.
 
     Returns:
-      The report, as in report.json.
+      The report, as in report.json (where null stands for an infinite PSNR).
 
     Raises:
       ValueError, OSError, ImportError: a config, folder, photograph or installation that will not do, before any
@@ -192,9 +192,12 @@ def plan(options: Options, images: int) -> tuple[int, optax.Schedule]:
     train = options.train
     steps_per_epoch = max(1, images // train.batch)
     total = train.steps or train.epochs * steps_per_epoch
+    epochs = train.epochs or -(-total // steps_per_epoch)
+    length, unit = (total, "steps") if train.schedule == "cosine" else (epochs, "epochs")
+    if train.warmup >= length:
+        raise ValueError(f"config.train.warmup={train.warmup} leaves none of the run's {length} {unit}: lower it")
     if train.schedule == "cosine":
         return total, schedule.warmup_cosine(train.learning_rate, total, train.warmup, train.floor)
-    epochs = train.epochs or -(-total // steps_per_epoch)
     return total, schedule.reference_steps(train.learning_rate, epochs, steps_per_epoch, train.warmup, train.floor)
 
 

@@ -158,7 +158,11 @@ def _check(options: Options) -> None:
         ("data.colour_share", 0 <= data.colour_share <= 1, "in [0, 1]"),
         ("data.sky_share", 0 <= data.sky_share <= 1, "in [0, 1]"),
         ("data.resize", _is_size(data.resize), "empty or (H, W), in pixels"),
-        ("data.resize", min(data.resize, default=data.crop) >= data.crop, "at least data.crop on both sides"),
+        (
+            "data.resize",
+            not _is_size(data.resize) or min(data.resize, default=data.crop) >= data.crop,
+            f"at least config.data.crop={data.crop} on both sides",
+        ),
         ("data.cache_gigabytes", 0 <= data.cache_gigabytes < math.inf, "at least 0"),
         ("train.steps", train.steps >= 0, "at least 0"),
         ("train.epochs", train.epochs >= 0, "at least 0"),
@@ -198,9 +202,10 @@ def _check(options: Options) -> None:
 
 def _check_size(name: str, value: Any) -> None:
     """Raises ValueError for a field of config.model.overrides of another type than the Restorer's, or below 1."""
-    if name not in Restorer.__dataclass_fields__ or (name == "window" and value is None):
+    field = Restorer.__dataclass_fields__.get(name)
+    if field is None or name in ("parent", "name") or (name == "window" and value is None):
         return  # `build` knows what to say to an unknown field
-    value = _value(type(Restorer.__dataclass_fields__[name].default), value, f"config.model.overrides.{name}")
+    value = _value(type(field.default), value, f"config.model.overrides.{name}")
     least = 0 if name in ("blocks", "depth") else 1
     if any(isinstance(v, int) and v < least for v in (value if isinstance(value, tuple) else (value,))):
         raise ValueError(f"config.model.overrides.{name}={value!r} must be at least {least}")

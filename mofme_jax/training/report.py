@@ -39,7 +39,7 @@ def write_report(workdir: Path, model, params, sources: Sources, options: Option
     if jax.process_index() == 0:
         write_json(workdir / "report.json", report)
     print(f"\n{score_table(scores)}\n{'mean gain over the weathers':<27}{report['mean_gain']:>+17.2f} dB")
-    print(f"protocol {PROTOCOL}, {steps} steps, {duration(seconds)} of training in this run\n"
+    print(f"protocol {PROTOCOL}, {steps} steps, {duration(seconds)} of training\n"
           f"checkpoint  {workdir / FOLDER / str(steps)}\nlogs        {workdir / 'metrics.jsonl'}, "
           f"{workdir / 'tensorboard'}\nreport      {workdir / 'report.json'}\npicture     {picture}",
           flush=True)  # fmt: skip

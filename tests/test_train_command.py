@@ -1,0 +1,169 @@
+"""`train.py` as people run it: in a process of its own, which may be killed."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+import mofme_jax
+
+ROOT = Path(__file__).parents[1]
+STEPS = 12
+
+
+@pytest.fixture
+def start(compiled_once, tmp_path):
+    """start(*flags) -> the process; output is collected in files."""
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(compiled_once),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+    }
+    processes = []
+
+    def start(*flags):
+        with (tmp_path / "out").open("w") as out, (tmp_path / "err").open("w") as err:
+            command = [sys.executable, "train.py", *flags]
+            processes.append(subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=err))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def fails(start, tmp_path):
+    """fails(*flags) -> the one line that a run which must fail leaves on stderr."""
+
+    def fails(*flags):
+        assert start(*flags).wait(60) == 1
+        lines = (tmp_path / "err").read_text().splitlines()
+        assert len(lines) == 1, lines
+        return lines[0]
+
+    return fails
+
+
+def wait_until(condition, process, seconds=120.0):
+    """Polls often, because what is waited for may last a few milliseconds; False when the process ended first."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        if process.poll() is not None:
+            return False
+        time.sleep(0.0005)
+    raise TimeoutError
+
+
+def logged(workdir):
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "steps_per_second"} for line in lines]
+
+
+def saved_state(workdir):
+    with ocp.CheckpointManager(workdir / "checkpoints") as manager:
+        return manager.restore(STEPS, args=ocp.args.Composite(state=ocp.args.StandardRestore())).state
+
+
+def test_killed_runs_end_as_an_undisturbed_one(start, small_flags, finished_run, tmp_path):
+    flags = [*small_flags, "--config.train.host_devices=2", f"--config.train.steps={STEPS}"]
+    flags += ["--config.log_every=3", "--config.checkpoint_every=2"]
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    assert start(*flags, f"--workdir={undisturbed}").wait(300) == 0, (tmp_path / "err").read_text()
+    assert "on 2 cpu device(s)" in (tmp_path / "out").read_text()
+    assert sorted(p.name for p in undisturbed.iterdir()) == [
+        "checkpoints", "config.json", "metrics.jsonl", "report.json", "samples", "tensorboard",
+    ]  # fmt: skip
+
+    checkpoints = killed / "checkpoints"
+    process = start(*flags, f"--workdir={killed}")
+    assert wait_until(lambda: any(checkpoints.glob("*tmp*")), process)  # in the middle of the first save
+    process.kill()
+    process.wait()
+    assert not (checkpoints / str(STEPS)).exists()
+    left = list(checkpoints.glob("*tmp*"))
+
+    process = start(*flags, f"--workdir={killed}")
+    assert wait_until(lambda: (checkpoints / "4").exists(), process)
+    time.sleep(random.uniform(0.0, 0.2))
+    process.kill()
+    process.wait()
+    assert not any(path.exists() for path in left)  # what the first kill left is swept up
+
+    assert start(*flags, f"--workdir={killed}").wait(300) == 0, (tmp_path / "err").read_text()
+    assert "going on from step" in (tmp_path / "out").read_text()
+    assert logged(killed) == logged(undisturbed)
+    assert [line["step"] for line in logged(killed)] == [2, 3, 4, 6, 8, 9, 10, 12]
+    jax.tree.map(np.testing.assert_array_equal, saved_state(killed), saved_state(undisturbed))
+    scores = [json.loads((run / "report.json").read_text())["scores"] for run in (killed, undisturbed)]
+    assert scores[0] == scores[1]
+    assert not list(checkpoints.glob("*tmp*"))
+
+    # What was trained on two devices loads on the one of this process.
+    model, params = mofme_jax.load(killed)
+    assert {len(x.sharding.device_set) for x in jax.tree.leaves(params)} == {1}
+    jax.tree.map(np.testing.assert_array_equal, params, saved_state(killed)["ema"])
+    assert mofme_jax.restore(model, params, np.zeros((9, 7, 3), np.uint8), tile=16).shape == (9, 7, 3)
+
+    # The first two steps, at the start of the same warmup, on two devices and (in `finished_run`) on one. The images
+    # are the same to the bit; their mean and that of the gradients is summed in another order, which moves the last
+    # of float32's seven digits, and Adam's first steps, all of one length, carry that on where a gradient is near 0.
+    one, two = logged(finished_run[0])[0], logged(undisturbed)[0]
+    assert two["step"] == one["step"] == 2
+    assert two["psnr_rgb_input"] == pytest.approx(one["psnr_rgb_input"], rel=1e-6)
+    assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--config=configs/nope.py"], "No such file or directory: 'configs/nope.py': give --config the path"),
+        (["--config=configs/nope.py", "--config.seed=1"], "'configs/nope.py': give --config the path"),
+        (["--config.dta.crop=3"], "unknown field: 'dta'"),
+        (["--config.data.crop=wide"], "--config.data.crop=wide: invalid literal for int()"),
+        (["--config.data.crop.x=1"], "data.crop.x"),
+        (["--confg=configs/smoke.py"], "Unknown command line flag 'confg'"),
+        (["configs/smoke.py"], "unexpected argument 'configs/smoke.py'"),
+    ],
+)
+def test_a_command_line_that_will_not_do_is_one_line(flags, message, fails, tmp_path):
+    line = fails(*flags, f"--workdir={tmp_path / 'run'}")
+    assert line.startswith("train.py: ")
+    assert message in line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--config.data.crp=3", "unknown field config.data.crp; config.data has photographs, "),
+        ("--config.model.overrides.widht=64", "unknown field(s) widht; a Restorer has channels, "),
+    ],
+)
+def test_an_unknown_field_is_one_line(flag, message, fails, small_flags, tmp_path):
+    assert message in fails(*small_flags, flag, f"--workdir={tmp_path / 'run'}")
+
+
+def test_a_workdir_that_cannot_be_made_is_one_line(fails, small_flags, tmp_path):
+    (tmp_path / "file").touch()
+    line = fails(*small_flags, f"--workdir={tmp_path / 'file' / 'run'}")
+    assert line == f"train.py: the workdir {tmp_path}/file/run cannot be written (Not a directory): " \
+        "choose another with --workdir"  # fmt: skip
+
+
+def test_the_workdir_of_another_config_is_left_alone(fails, small_flags, finished_run):
+    before = {path: path.stat().st_mtime_ns for path in finished_run[0].rglob("*")}
+    line = fails(*small_flags, "--config.train.learning_rate=0.1", f"--workdir={finished_run[0]}")
+    assert "another config (train.learning_rate was 0.001, is 0.1)" in line
+    assert {path: path.stat().st_mtime_ns for path in finished_run[0].rglob("*")} == before

@@ -1,0 +1,210 @@
+"""A run as a whole: what it leaves, that it goes on where it stopped, what it says to input that will not do."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from PIL import Image
+
+from mofme_jax.training import loop, train_and_evaluate
+from mofme_jax.training.options import read_options
+from mofme_jax.training.state import init_state, make_optimiser
+from mofme_jax.training.workdir import MetricsLog
+
+
+def logged(workdir):
+    """The lines of metrics.jsonl without the one figure that is a matter of time."""
+    text = (workdir / "metrics.jsonl").read_text()
+    lines = [json.loads(line, parse_constant=pytest.fail) for line in text.splitlines()]
+    return [{name: value for name, value in line.items() if name != "steps_per_second"} for line in lines]
+
+
+def saved_state(workdir, step):
+    with ocp.CheckpointManager(workdir / "checkpoints") as manager:
+        return manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore())).state
+
+
+def assert_same_bits(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+
+
+def test_a_run_leaves_its_config_checkpoints_logs_report_and_picture(finished_run, make_config):
+    workdir, report = finished_run
+    assert sorted(p.name for p in workdir.iterdir()) == [
+        "checkpoints", "config.json", "metrics.jsonl", "report.json", "samples", "tensorboard",
+    ]  # fmt: skip
+    assert json.loads((workdir / "config.json").read_text()) == json.loads(make_config().to_json_best_effort())
+    assert sorted(p.name for p in (workdir / "checkpoints").iterdir()) == ["3", "6"]
+    assert [line["step"] for line in logged(workdir)] == [2, 3, 4, 6]
+    assert len(list((workdir / "tensorboard").glob("events.*"))) == 1
+    on_disk = json.loads((workdir / "report.json").read_text(), parse_constant=pytest.fail)
+    assert on_disk["scores"]["clean"].pop("psnr_input") is None  # JSON knows no infinity
+    assert report["scores"]["clean"]["psnr_input"] == np.inf
+    assert on_disk["scores"]["haze"] == report["scores"]["haze"]
+    assert report["steps"] == 6
+    with Image.open(workdir / "samples" / "step_6.png") as picture:
+        assert picture.size == (4 * (24 + 4), 18 + 2 * (24 + 18))
+
+
+def test_a_finished_run_only_reports_again(finished_run, make_config, capsys):
+    workdir, report = finished_run
+    metrics, events = (workdir / "metrics.jsonl").read_bytes(), list((workdir / "tensorboard").iterdir())
+    again = train_and_evaluate(make_config(), workdir)
+    assert "going on from step 6 of 6" in capsys.readouterr().out
+    assert again["scores"] == report["scores"]
+    assert again["training_seconds"] == pytest.approx(report["training_seconds"], abs=2.0)  # that of the first run
+    assert (workdir / "metrics.jsonl").read_bytes() == metrics
+    assert list((workdir / "tensorboard").iterdir()) == events
+
+
+@pytest.mark.parametrize("stop", [2, 4, 6])  # before a checkpoint, after one, inside a log period and at its end
+def test_a_stopped_run_ends_as_an_undisturbed_one(stop, finished_run, make_config, tmp_path, monkeypatch):
+    write = MetricsLog.write
+
+    def stop_there(self, step, figures):
+        write(self, step, figures)
+        if step == stop:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(MetricsLog, "write", stop_there)
+        train_and_evaluate(make_config(), tmp_path)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 5, "lo')  # as a kill in the middle of a write leaves it
+    train_and_evaluate(make_config(), tmp_path)
+
+    undisturbed = finished_run[0]
+    assert logged(tmp_path) == logged(undisturbed)
+    assert_same_bits(saved_state(tmp_path, 6), saved_state(undisturbed, 6))
+
+
+def test_parameters_moved_and_the_average_trails_them(finished_run):
+    early, late = (saved_state(finished_run[0], step) for step in (3, 6))
+    moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), early["params"], late["params"])
+    assert min(jax.tree.leaves(moved)) > 0
+    assert int(late["step"]) == 6
+
+
+def test_a_loss_that_stays_nan_stops_the_run_and_saves_nothing(finished_run, make_config, tmp_path, monkeypatch):
+    def broken_init(*args):
+        state = init_state(*args)
+        return state.replace(params=jax.tree.map(lambda x: x * jnp.nan, state.params))
+
+    def same_optimiser(*args, max_bad_steps, **kwargs):  # as compiled for the other tests, which saves seconds
+        return make_optimiser(*args, max_bad_steps=10, **kwargs)
+
+    monkeypatch.setattr(loop, "init_state", broken_init)
+    monkeypatch.setattr(loop, "make_optimiser", same_optimiser)
+    config = make_config(**{"train.max_bad_steps": 2})
+    with pytest.raises(FloatingPointError, match=r"2 steps in a row, up to step 2, .*config.train.learning_rate"):
+        train_and_evaluate(config, tmp_path)
+    assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+def test_summarise_means_the_good_steps_and_counts_the_bad_ones():
+    def step(loss, bad):
+        return {"loss": np.float32(loss), "bad_steps": np.int32(bad)}
+
+    window = [step(1.0, 0), step(np.nan, 1), step(np.nan, 2), step(2.0, 0)]
+    assert loop.summarise(window, 3, 4) == {"loss": 1.5, "bad_steps": 0.0}
+    with pytest.raises(FloatingPointError, match="2 steps in a row"):  # though the last step was good
+        loop.summarise(window, 2, 4)
+    assert np.isnan(loop.summarise([step(np.nan, 1)], 2, 1)["loss"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model.variant": "huge"}, "variant 'huge' is unknown"),
+        ({"model.top_k": 9}, "top_k=9 .* num_experts=4"),
+        ({"data.photographs": "/no/such/folder"}, "no folder /no/such/folder"),
+        ({"data.crop": 400}, r"photograph .* smaller than the 400 of config.data.crop"),
+        ({"train.batch": 3, "data.weathers": ("haze", "snow")}, "train.batch=3 must be a multiple of 2"),
+        ({"train.steps": 0}, "train.steps=0 must be above 0 and config.train.epochs 0"),
+        ({"train.steps": 2}, "train.warmup=2 leaves none of the run's 2 steps"),
+        ({"loss.perceptual": 0.1}, r"pip install \"mofme-jax\[perceptual\]\""),
+    ],
+)
+def test_bad_input_is_found_before_any_work(changes, message, make_config, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "init_state", lambda *args: pytest.fail("work was begun"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)  # the extra is not installed
+    with pytest.raises((ValueError, OSError, ImportError), match=message) as raised:
+        train_and_evaluate(make_config(**changes), tmp_path)
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "config.json").exists()  # the corrected config may have the folder
+
+
+@pytest.mark.parametrize("kind", ["empty", "no image", "small"])
+@pytest.mark.parametrize("section", ["photographs", "validation"])
+def test_a_folder_of_photographs_is_looked_through_at_once(kind, section, make_config, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "init_state", lambda *args: pytest.fail("work was begun"))
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    if kind == "no image":
+        (folder / "a.png").write_text("not a picture")
+    if kind == "small":
+        Image.new("RGB", (40, 10)).save(folder / "a.png")
+    message = {"empty": "No photograph in", "no image": "a.png cannot be read", "small": "a.png is 40 x 10 pixels"}
+    with pytest.raises((ValueError, OSError), match=message[kind]):
+        train_and_evaluate(make_config(**{f"data.{section}": str(folder)}), tmp_path / "run")
+
+
+def write_pairs(root, sizes):
+    rng = np.random.default_rng(0)
+    for split, size in sizes.items():
+        for i in range(2):
+            for part in ("input", "gt"):
+                (root / split / part).mkdir(parents=True, exist_ok=True)
+                pixels = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / split / part / f"{i}.png")
+
+
+def test_pairs_are_trained_on_and_each_other_split_is_a_row_of_the_report(make_config, tmp_path, compiled_once):
+    write_pairs(tmp_path / "pairs", {"train": (20, 30), "test_rain": (12, 40), "test_fog": (24, 24)})
+    changes = {"data.pairs": str(tmp_path / "pairs"), "train.steps": 0, "train.epochs": 3, "model.overrides.depth": 0}
+    config = make_config(**changes)
+    report = train_and_evaluate(config, tmp_path / "run")
+    assert report["steps"] == 3  # two pairs, batches of two
+    assert list(report["scores"]) == ["test_fog", "test_rain"]
+    assert all(row["images"] == 2 and np.isfinite(row["psnr"]) for row in report["scores"].values())
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"train": (15, 30), "test": (20, 20)}, "0.png is 30 x 15 pixels, smaller than the 16 of config.data.crop"),
+        ({"train": (20, 30), "test": (10, 20)}, "0.png is 20 x 10 pixels, smaller than the 11 of SSIM's window"),
+        ({"train": (20, 30)}, "needs a split train and another"),
+    ],
+)
+def test_pairs_that_will_not_do_are_found_at_once(sizes, message, make_config, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "init_state", lambda *args: pytest.fail("work was begun"))
+    write_pairs(tmp_path / "pairs", sizes)
+    with pytest.raises((ValueError, OSError), match=message):
+        train_and_evaluate(make_config(**{"data.pairs": str(tmp_path / "pairs")}), tmp_path / "run")
+
+
+def test_a_damaged_or_unequal_pair_is_named(make_config, tmp_path):
+    write_pairs(tmp_path, {"train": (20, 30), "test": (20, 20)})
+    config = make_config(**{"data.pairs": str(tmp_path)})
+    Image.new("RGB", (20, 21)).save(tmp_path / "test" / "gt" / "1.png")
+    with pytest.raises(ValueError, match=r"test/input/1.png and .*test/gt/1.png differ in size"):
+        train_and_evaluate(config, tmp_path / "run")
+    (tmp_path / "train" / "gt" / "0.png").write_text("no picture")
+    with pytest.raises(ValueError, match=r"train/gt/0.png cannot be read"):
+        train_and_evaluate(config, tmp_path / "run")
+
+
+def test_the_plan_counts_steps_or_epochs(make_config):
+    total, rate = loop.plan(read_options(make_config()), images=5)
+    assert total == 6
+    assert rate(2) == pytest.approx(1e-3)  # the peak, behind two steps of warmup
+    config = make_config(**{"train.steps": 0, "train.epochs": 4, "train.schedule": "reference", "train.warmup": 1})
+    total, rate = loop.plan(read_options(config), images=5)
+    assert total == 4 * 2  # batches of two from five images
+    assert [float(rate(step)) for step in (0, 1, 2)] == pytest.approx([1e-3] * 3)
+    assert rate(7) < rate(5) < 1e-3
