@@ -1,5 +1,6 @@
 """One small run, shared by the tests of the training: compiling a step is what takes the time."""
 
+import json
 import os
 from pathlib import Path
 
@@ -43,6 +44,37 @@ def small_config(**changes) -> ConfigDict:
 @pytest.fixture
 def make_config():
     return small_config
+
+
+@pytest.fixture
+def logged():
+    """logged(workdir): the lines of metrics.jsonl without the one figure that is a matter of time."""
+
+    def logged(workdir: Path) -> list[dict]:
+        text = (workdir / "metrics.jsonl").read_text()
+        lines = [json.loads(line, parse_constant=pytest.fail) for line in text.splitlines()]
+        return [{name: value for name, value in line.items() if name != "steps_per_second"} for line in lines]
+
+    return logged
+
+
+@pytest.fixture
+def saved_state():
+    """saved_state(workdir, step): the whole state in a checkpoint, on one device, wherever it was saved from."""
+    import orbax.checkpoint as ocp  # here: most tests need no Orbax
+
+    def saved_state(workdir: Path, step: int) -> dict:
+        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        with ocp.CheckpointManager(
+            workdir / "checkpoints", item_handlers={"state": ocp.StandardCheckpointHandler()}
+        ) as manager:
+            like = jax.tree.map(
+                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
+                manager.item_metadata(step)["state"].tree,
+            )
+            return manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like))).state
+
+    return saved_state
 
 
 @pytest.fixture

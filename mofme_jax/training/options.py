@@ -205,7 +205,8 @@ def _check_size(name: str, value: Any) -> None:
     field = Restorer.__dataclass_fields__.get(name)
     if field is None or name in ("parent", "name") or (name == "window" and value is None):
         return  # `build` knows what to say to an unknown field
-    value = _value(type(field.default), value, f"config.model.overrides.{name}")
+    kind = int if name == "window" else type(field.default)
+    value = _value(kind, value, f"config.model.overrides.{name}")
     least = 0 if name in ("blocks", "depth") else 1
     if any(isinstance(v, int) and v < least for v in (value if isinstance(value, tuple) else (value,))):
         raise ValueError(f"config.model.overrides.{name}={value!r} must be at least {least}")

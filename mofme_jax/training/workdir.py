@@ -88,7 +88,10 @@ class MetricsLog:
         if self._file.exists():
             kept = [line for line in self._file.read_text().splitlines(keepends=True) if _step_of(line) <= start]
             write_whole(self._file, "".join(kept))  # a kill here must not lose what an earlier run logged
-        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
+        # files are named by the second: without the suffix a run killed at once would be written over
+        self._events = SummaryWriter(
+            str(workdir / "tensorboard"), purge_step=start + 1, filename_suffix=f".from_{start + 1}"
+        )
 
     def __enter__(self) -> Self:
         return self

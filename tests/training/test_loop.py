@@ -5,26 +5,12 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 from PIL import Image
 
 from mofme_jax.training import loop, train_and_evaluate
 from mofme_jax.training.options import read_options
-from mofme_jax.training.state import init_state, make_optimiser
 from mofme_jax.training.workdir import MetricsLog
-
-
-def logged(workdir):
-    """The lines of metrics.jsonl without the one figure that is a matter of time."""
-    text = (workdir / "metrics.jsonl").read_text()
-    lines = [json.loads(line, parse_constant=pytest.fail) for line in text.splitlines()]
-    return [{name: value for name, value in line.items() if name != "steps_per_second"} for line in lines]
-
-
-def saved_state(workdir, step):
-    with ocp.CheckpointManager(workdir / "checkpoints") as manager:
-        return manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore())).state
 
 
 def assert_same_bits(a, b):
@@ -32,7 +18,7 @@ def assert_same_bits(a, b):
     assert jax.tree.structure(a) == jax.tree.structure(b)
 
 
-def test_a_run_leaves_its_config_checkpoints_logs_report_and_picture(finished_run, make_config):
+def test_a_run_leaves_its_config_checkpoints_logs_report_and_picture(finished_run, make_config, logged):
     workdir, report = finished_run
     assert sorted(p.name for p in workdir.iterdir()) == [
         "checkpoints", "config.json", "metrics.jsonl", "report.json", "samples", "tensorboard",
@@ -62,7 +48,9 @@ def test_a_finished_run_only_reports_again(finished_run, make_config, capsys):
 
 
 @pytest.mark.parametrize("stop", [2, 4, 6])  # before a checkpoint, after one, inside a log period and at its end
-def test_a_stopped_run_ends_as_an_undisturbed_one(stop, finished_run, make_config, tmp_path, monkeypatch):
+def test_a_stopped_run_ends_as_an_undisturbed_one(
+    stop, finished_run, make_config, logged, saved_state, tmp_path, monkeypatch
+):
     write = MetricsLog.write
 
     def stop_there(self, step, figures):
@@ -70,9 +58,10 @@ def test_a_stopped_run_ends_as_an_undisturbed_one(stop, finished_run, make_confi
         if step == stop:
             raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(MetricsLog, "write", stop_there)
-        train_and_evaluate(make_config(), tmp_path)
+        with pytest.raises(KeyboardInterrupt):
+            train_and_evaluate(make_config(), tmp_path)
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 5, "lo')  # as a kill in the middle of a write leaves it
     train_and_evaluate(make_config(), tmp_path)
@@ -82,27 +71,29 @@ def test_a_stopped_run_ends_as_an_undisturbed_one(stop, finished_run, make_confi
     assert_same_bits(saved_state(tmp_path, 6), saved_state(undisturbed, 6))
 
 
-def test_parameters_moved_and_the_average_trails_them(finished_run):
+def test_parameters_moved_and_the_average_trails_them(finished_run, saved_state):
     early, late = (saved_state(finished_run[0], step) for step in (3, 6))
     moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), early["params"], late["params"])
     assert min(jax.tree.leaves(moved)) > 0
     assert int(late["step"]) == 6
 
 
-def test_a_loss_that_stays_nan_stops_the_run_and_saves_nothing(finished_run, make_config, tmp_path, monkeypatch):
-    def broken_init(*args):
-        state = init_state(*args)
-        return state.replace(params=jax.tree.map(lambda x: x * jnp.nan, state.params))
+def test_steps_that_stay_bad_stop_the_run_and_nothing_is_saved(make_config, compiled_once, tmp_path, monkeypatch):
+    def make_bad_step(*args, **kwargs):
+        def step(state, photographs):
+            names = ("loss", "psnr_rgb", "psnr_rgb_input", "grad_norm")
+            taken = state.step + 1
+            return state.replace(step=taken), {"bad_steps": taken} | dict.fromkeys(names, jnp.nan * taken)
 
-    def same_optimiser(*args, max_bad_steps, **kwargs):  # as compiled for the other tests, which saves seconds
-        return make_optimiser(*args, max_bad_steps=10, **kwargs)
+        return step
 
-    monkeypatch.setattr(loop, "init_state", broken_init)
-    monkeypatch.setattr(loop, "make_optimiser", same_optimiser)
-    config = make_config(**{"train.max_bad_steps": 2})
-    with pytest.raises(FloatingPointError, match=r"2 steps in a row, up to step 2, .*config.train.learning_rate"):
-        train_and_evaluate(config, tmp_path)
+    monkeypatch.setattr(loop, "make_train_step", make_bad_step)
+    with pytest.raises(FloatingPointError, match=r"4 steps in a row, up to step 4, .*config.train.learning_rate"):
+        train_and_evaluate(make_config(**{"train.max_bad_steps": 3, "log_every": 2, "checkpoint_every": 4}), tmp_path)
     assert list((tmp_path / "checkpoints").iterdir()) == []
+    line = json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=pytest.fail)
+    assert line["step"] == 2
+    assert line["loss"] is None  # JSON knows no NaN
 
 
 def test_summarise_means_the_good_steps_and_counts_the_bad_ones():
