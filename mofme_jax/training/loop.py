@@ -105,7 +105,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict:
     )
     parameters = sum(x.size for x in jax.tree.leaves(state.params))
     print(f"{parameters / 1e6:.2f} M parameters, {len(sources.training)} training images, {total} steps of "
-          f"{options.train.batch}, on {mesh.size} {jax.devices()[0].platform} device(s)", flush=True)  # fmt: skip
+          f"{options.train.batch}, on {mesh.size} {jax.devices()[0].platform} device(s)\n"
+          "compiling the training step (up to a minute)", flush=True)  # fmt: skip
     try:
         state, seconds = run_steps(state, stream, step, mesh, checkpoints, workdir, options, total, spent)
     finally:
@@ -223,9 +224,11 @@ def make_image_loss(options: Options) -> Callable[[jax.Array, jax.Array], jax.Ar
 
 
 def use_host_devices(count: int) -> None:
-    """On a CPU, splits it into `count` XLA devices (at most its cores), if JAX has not started yet."""
+    """On a CPU, splits it into `count` XLA devices (at most the cores of this process), if JAX has not started yet."""
+    # where it can be asked, the share of the machine that a container or taskset leaves us
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
-        jax.config.update("jax_num_cpu_devices", min(count, os.cpu_count() or 1))
+        jax.config.update("jax_num_cpu_devices", min(count, cores))
     except RuntimeError:
         logging.info("JAX is already running; keeping its %d device(s)", jax.device_count())
 

@@ -55,18 +55,19 @@ def mean_gain(scores: dict[str, dict[str, float]]) -> float:
 def draw_examples(examples: list[Example], path: Path) -> None:
     """The picture: a row a weather, degraded | restored | truth | uncertainty.
 
-    Uncertainty is drawn on one scale for all rows, from 0 (black) to the largest seen (white).
+    Uncertainty is drawn on one scale for all rows, from the least seen (black) to the largest (white).
     """
-    top = max(float(example.uncertainty.max()) for example in examples)
+    least = min(float(example.uncertainty.min()) for example in examples)
+    most = max(float(example.uncertainty.max()) for example in examples)
     rows = [
         [
             example.case.degraded / 255.0,
             example.restored / 255.0,
             example.case.target / 255.0,
-            heat(example.uncertainty, 0.0, top),
+            heat(example.uncertainty, least, most),
         ]
         for example in examples
     ]
-    titles = ["degraded", "restored", "truth", f"router uncertainty, 0 to {top:.2g} nats"]
+    titles = ["degraded", "restored", "truth", f"router uncertainty, {least:.2g} (black) to {most:.2g} nats"]
     names = [f"{example.case.group} ({example.case.name})" for example in examples]
     picture_sheet(rows, titles, names, path)

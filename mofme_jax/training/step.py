@@ -115,7 +115,7 @@ def make_train_step(
             "loss": loss,
             "psnr_rgb": mean_psnr(restored, target),
             "psnr_rgb_input": mean_psnr(degraded, target),
-            "grad_norm": optax.global_norm(grads),
+            "grad_norm": optax.tree.norm(grads),
             "bad_steps": opt_state.notfinite_count,
         }
         return TrainState(state.step + 1, params, ema, opt_state, state.key), metrics

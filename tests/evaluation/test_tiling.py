@@ -1,5 +1,7 @@
 """`restore` on images of any size: what goes in and comes out, and that tiles leave no trace."""
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,7 +28,7 @@ def photograph(height, width):
 class Traced(Gain):
     """Counts how often it is traced, which is once for each program compiled."""
 
-    shapes = []
+    shapes: ClassVar[list] = []
 
     def __call__(self, images, train=False):
         self.shapes.append(images.shape)
