@@ -10,6 +10,7 @@ resizing belong to the protocol that prepares them.
 
 import dataclasses
 from functools import partial
+from typing import Any
 
 import flax.struct
 import jax
@@ -55,7 +56,11 @@ class Convention:
 _rgb = Convention("RGB as it comes out of the network; SSIM as first published (Gaussian 11, 1.5)")
 _studio = dataclasses.replace(_rgb, luma=_STUDIO_LUMA, black=_STUDIO_BLACK)
 _full = dataclasses.replace(_rgb, luma=_FULL_LUMA)
-_skimage = {"window": 7, "sigma": None, "unbiased": True}  # scikit-image's structural_similarity by default
+_skimage: dict[str, Any] = {
+    "window": 7,
+    "sigma": None,
+    "unbiased": True,
+}  # scikit-image's structural_similarity by default
 
 CONVENTIONS: dict[str, Convention] = {
     "rgb": _rgb,

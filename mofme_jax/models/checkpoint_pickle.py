@@ -198,7 +198,7 @@ def _check_opcodes(content: bytes) -> None:
     for opcode, argument, _ in pickletools.genops(content):
         if opcode.name.startswith("EXT"):
             raise CheckpointError("its pickle uses registered extensions")
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > len(content):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and (argument or 0) > len(content):
             raise CheckpointError("its pickle reserves more places than it has bytes")
 
 

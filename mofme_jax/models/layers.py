@@ -107,6 +107,6 @@ def block_mean(images: jax.Array, size: int) -> jax.Array:
     return einops.reduce(images, "b (h p) (w q) c -> b h w c", "mean", p=size, q=size)
 
 
-def enlarge(images: jax.Array, size: tuple[int, int]) -> jax.Array:
+def enlarge(images: jax.Array, size: tuple[int, ...]) -> jax.Array:
     """(B, h, w, C) -> (B, H, W, C) with (H, W) = size, by linear interpolation between pixel centres."""
     return jax.image.resize(images, (images.shape[0], *size, images.shape[-1]), "linear")

@@ -60,11 +60,11 @@ class Slot(NamedTuple):
 
     Attributes:
       path: names from the root of the parameters to the array.
-      index: the tensor's place on the array's leading axis of experts; None where there is no such axis.
+      expert: the tensor's place on the array's leading axis of experts; None where there is no such axis.
     """
 
     path: tuple[str, ...]
-    index: int | None = None
+    expert: int | None = None
 
 
 def model_from_config(config: Mapping[str, Any]) -> CompatRestorer:
@@ -111,11 +111,11 @@ def state_dict_names(model: CompatRestorer) -> dict[str, Slot]:
     return names
 
 
-def _pair(theirs: str, *path: str, weight: str = "kernel", index: int | None = None) -> dict[str, Slot]:
+def _pair(theirs: str, *path: str, weight: str = "kernel", expert: int | None = None) -> dict[str, Slot]:
     """The weight and bias of one of their layers and of the module of ours at `path`."""
     return {
-        f"{theirs}.weight": Slot((*path, weight), index),
-        f"{theirs}.bias": Slot((*path, "bias"), index),
+        f"{theirs}.weight": Slot((*path, weight), expert),
+        f"{theirs}.bias": Slot((*path, "bias"), expert),
     }
 
 
@@ -139,8 +139,8 @@ def _layer_names(model: CompatRestorer, theirs: str, ours: str) -> dict[str, Slo
     names |= _pair(f"{theirs}.3.1.0.0", ours, "film", "gate") | _pair(f"{theirs}.3.1.1.0", ours, "film", "value")
     for e in range(model.experts):
         expert = f"{theirs}.3.{3 + e}"
-        names |= _pair(f"{expert}.expert.0", ours, "film", "product", index=e)
-        names |= _pair(f"{expert}.expert.1", ours, "film", "add", index=e)
+        names |= _pair(f"{expert}.expert.0", ours, "film", "product", expert=e)
+        names |= _pair(f"{expert}.expert.1", ours, "film", "add", expert=e)
         names[f"{expert}.norm.weight"] = Slot((ours, "film", "unused_norm_scale"), e)
         names[f"{expert}.norm.bias"] = Slot((ours, "film", "unused_norm_bias"), e)
     return names
@@ -152,11 +152,11 @@ def _parallel_expert_names(kind: str, e: int, theirs: str, path: tuple[str, ...]
     index, first = divmod(e, len(kernels))
     path = (*path, f"stack_{first}")
     up, down = ("net.0", "net.3") if kind == "ffn" else ("fc1", "fc2")
-    names = _pair(f"{theirs}.norm", *path, "norm", weight="scale", index=index)
-    names |= _pair(f"{theirs}.fn.{up}", *path, "up", index=index)
-    names |= _pair(f"{theirs}.fn.{down}", *path, "down", index=index)
+    names = _pair(f"{theirs}.norm", *path, "norm", weight="scale", expert=index)
+    names |= _pair(f"{theirs}.fn.{up}", *path, "up", expert=index)
+    names |= _pair(f"{theirs}.fn.{down}", *path, "down", expert=index)
     if kernels[first]:
-        names |= _pair(f"{theirs}.fn.dwconv.dwconv", *path, "depthwise", index=index)
+        names |= _pair(f"{theirs}.fn.dwconv.dwconv", *path, "depthwise", expert=index)
     return names
 
 
@@ -197,16 +197,16 @@ def from_state_dict(state_dict: Mapping[str, Any], config: Mapping[str, Any]) ->
     complaints += [f"unexpected {name}" for name in given if name not in names]
     if len(given) < len(state_dict):
         complaints.append("some names are given both with and without 'module.'")
-    arrays = {}
+    arrays: dict[tuple[str, ...], Any] = {}
     for name, slot in names.items():
         if name not in given:
             continue
         array = _swap_layout(given[name], slot.path, to_torch=False)
-        shape = shapes[slot.path] if slot.index is None else shapes[slot.path][1:]
+        shape = shapes[slot.path] if slot.expert is None else shapes[slot.path][1:]
         if array.shape != shape:
             expected = _swap_layout(np.broadcast_to(0, shape), slot.path, to_torch=True).shape
             complaints.append(f"{name} has shape {given[name].shape}, not {expected}")
-        arrays.setdefault(slot.path, []).append(array if slot.index is None else array[None])
+        arrays.setdefault(slot.path, []).append(array if slot.expert is None else array[None])
     if complaints:
         raise ValueError("the state dict does not fit the config:\n  " + "\n  ".join(complaints))
     # `names` lists the experts in order, so every stack was filled in the order of its axis.
@@ -221,6 +221,6 @@ def to_state_dict(model: CompatRestorer, params: Mapping[str, Any]) -> dict[str,
     state_dict = {}
     for name, slot in state_dict_names(model).items():
         array = np.asarray(flat[slot.path])
-        array = array if slot.index is None else array[slot.index]
+        array = array if slot.expert is None else array[slot.expert]
         state_dict[name] = _swap_layout(array, slot.path, to_torch=True)
     return state_dict

@@ -63,7 +63,8 @@ def features(params: Params, images: jax.Array) -> tuple[jax.Array, jax.Array, j
         for _ in widths:
             x = nn.relu(_conv3x3(x, **next(layers)))
         levels.append(x.reshape(*images.shape[:-3], *x.shape[1:]))
-    return tuple(levels)
+    fine, middle, coarse = levels
+    return fine, middle, coarse
 
 
 def load_vgg16(path: str | Path | None = None) -> Params:

@@ -40,7 +40,7 @@ def _cut(x, size):
     return x.reshape(-1, size * size, d)
 
 
-def from_windows(windows: jax.Array, grid: tuple[int, int], size: int, shift: int) -> jax.Array:
+def from_windows(windows: jax.Array, grid: tuple[int, ...], size: int, shift: int) -> jax.Array:
     """The inverse of `to_windows`: (B * n, size * size, D) -> (B, h, w, D), padding dropped."""
     h, w = grid
     rows, columns = -(-(h + shift) // size), -(-(w + shift) // size)

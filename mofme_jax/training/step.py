@@ -4,6 +4,7 @@ Axis glossary: `B` images, `H W` pixels, `C` channels, `T` tokens of a batch, `E
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,11 +35,11 @@ def put_weather(key: jax.Array, images: jax.Array, weathers: tuple[str, ...], cl
     batch, n = images.shape[0], len(weathers)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch))
     groups, group_keys = images.reshape(batch // n, n, *images.shape[1:]), keys.reshape(batch // n, n)
-    degraded = [
+    by_weather = [
         jax.vmap(lambda k, x, name=name: degrade(k, x, name)[0])(group_keys[:, i], groups[:, i])
         for i, name in enumerate(weathers)
     ]
-    degraded = jnp.stack(degraded, axis=1).reshape(images.shape)
+    degraded = jnp.stack(by_weather, axis=1).reshape(images.shape)
     stays_clean = jax.vmap(lambda k: jax.random.bernoulli(jax.random.fold_in(k, 7), clean_share))(keys)
     return jnp.where(stays_clean[:, None, None, None], images, degraded)
 
@@ -93,7 +94,8 @@ def make_train_step(
     """
 
     def loss_fn(params, degraded, target, key):
-        restored, aux = model.apply({"params": params}, degraded, train=True, rngs={"dropout": key})
+        outputs: Any = model.apply({"params": params}, degraded, train=True, rngs={"dropout": key})
+        restored, aux = outputs
         loss = image_loss(restored, target).mean()
         return loss + router_terms(aux, router_weights), restored
 

@@ -179,7 +179,8 @@ def test_pairs_that_will_not_do_are_found_at_once(sizes, message, make_config, t
         train_and_evaluate(make_config(**{"data.pairs": str(tmp_path / "pairs")}), tmp_path / "run")
 
 
-def test_a_damaged_or_unequal_pair_is_named(make_config, tmp_path):
+def test_a_damaged_or_unequal_pair_is_named_at_once(make_config, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "init_state", lambda *args: pytest.fail("work was begun"))
     write_pairs(tmp_path, {"train": (20, 30), "test": (20, 20)})
     config = make_config(**{"data.pairs": str(tmp_path)})
     Image.new("RGB", (20, 21)).save(tmp_path / "test" / "gt" / "1.png")
