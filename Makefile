@@ -1,35 +1,39 @@
 # `make train` trains the default model, `make test` runs the tests; both set up .venv first.
 PYTHON ?= python3
+# `make train EXTRAS=test,cuda` installs for a GPU, EXTRAS=test,tpu for a TPU
+EXTRAS ?= test
 WORKDIR ?= runs/default
 CONFIG ?= configs/default.py
 VENV := .venv
+comma := ,
 BIN := $(VENV)/bin
+READY := $(VENV)/ready-$(subst $(comma),-,$(EXTRAS))
 
 .PHONY: train test lint types format clean
 
-train: $(VENV)/ready
+train: $(READY)
 	$(BIN)/python train.py --config $(CONFIG) --workdir $(WORKDIR)
 
-test: $(VENV)/ready
+test: $(READY)
 	$(BIN)/python -m pytest -n 2
 
-lint: $(VENV)/ready
+lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(VENV)/ready
+types: $(READY)
 	$(BIN)/mypy
 
-format: $(VENV)/ready
+format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 # what was tested is what gets installed: constraints.txt pins every version
-$(VENV)/ready: pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; this is " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	@touch $@
 
 clean:

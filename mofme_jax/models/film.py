@@ -7,16 +7,35 @@ share the feed-forward network behind them (paper, the MoFME layer). So a weight
 only the weighted sums of their gammas and betas, and multiplies by x once.
 """
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+Generator = Literal["linear", "static", "low_rank"]
+
 EXPERT_AXIS = "expert"
 """Name of the leading axis of every stacked expert parameter, for sharding."""
 
-Generator = Literal["linear", "static", "low_rank"]
+
+def axis_names(params: Any) -> Any:
+    """Names of the axes of parameters, for sharding: a tuple a leaf, with a name or None an axis.
+
+    Every leaf below a module called "experts" is stacked over the experts: its first axis is `EXPERT_AXIS`.
+
+    Args:
+      params: parameters, or their shapes, of any module of the package.
+
+    Returns:
+      The same tree with tuples, ready for `jax.sharding.PartitionSpec(*names)`.
+    """
+
+    def names(path, leaf):
+        stacked = any(getattr(entry, "key", None) == "experts" for entry in path)
+        return ((EXPERT_AXIS,) if stacked else (None,) * (leaf.ndim > 0)) + (None,) * (leaf.ndim - 1)
+
+    return jax.tree_util.tree_map_with_path(names, params)
 
 
 def identity_bias(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:

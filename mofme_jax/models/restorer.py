@@ -121,6 +121,15 @@ class Restorer(nn.Module):
             raise ValueError(f"skip={self.skip!r} is unknown; choose one of {get_args(Skip)}")
         if self.generator not in get_args(Generator):
             raise ValueError(f"generator={self.generator!r} is unknown; choose one of {get_args(Generator)}")
+        for name in ("stem", "patch", "width", "heads", "head_dim", "mlp_ratio", "rank", "num_experts", "top_k"):
+            if (value := getattr(self, name)) < 1 or value != int(value):
+                raise ValueError(f"{name}={value} must be a whole number of at least 1")
+        if min(self.blocks, self.depth) < 0 or min(self.channels, default=1) < 1:
+            raise ValueError(f"blocks={self.blocks}, depth={self.depth}, channels={self.channels}: no negative sizes")
+        if self.window is not None and self.window < 1:
+            raise ValueError(f"window={self.window} must be at least 1 token, or None for global attention")
+        if not 0.0 <= self.dropout < 1.0:
+            raise ValueError(f"dropout={self.dropout} is not a rate: choose one in [0, 1)")
         if not self.channels or self.patch % self._strides()[-1]:
             raise ValueError(
                 f"patch={self.patch} pixels must be a multiple of the coarsest level's stride: "

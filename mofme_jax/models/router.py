@@ -70,9 +70,14 @@ def entropy(probs: jax.Array) -> jax.Array:
     return -jnp.sum(jax.scipy.special.xlogy(probs, probs), axis=-1)
 
 
+def _product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """x @ kernel in full precision: an accelerator's default rounds its inputs, and a choice is not continuous."""
+    return jnp.matmul(x, kernel, precision="highest")
+
+
 def linear_router(x: jax.Array, kernel: jax.Array) -> RouterDist:
     """Plain logits. x: (T, D), kernel: (D, E)."""
-    logits = x @ kernel
+    logits = _product(x, kernel)
     probs = nn.softmax(logits)
     return RouterDist(logits, jnp.zeros_like(logits), probs, probs, jnp.zeros_like(logits[:, 0]))
 
@@ -82,14 +87,15 @@ def deterministic_router(x: jax.Array, kernel: jax.Array, dropout_rate: float) -
 
     With inverted dropout at rate p, `E z = x W` and `Var z_e = p / (1 - p) * sum_d x_d^2 W_de^2`. The expected
     softmax of such logits is approximated by `softmax(z / sqrt(1 + pi / 8 * v))` (MacKay 1992). The mutual
-    information is its second-order expansion for independent logit noise, `sum_e q_e (1 - q_e) v_e / 2`.
+    information is its second-order expansion for independent logit noise, `sum_e q_e (1 - q_e) v_e / 2`: near for
+    variances up to about 1, too large beyond, and cut at the entropy, which the true one cannot pass.
     p = 0 gives the linear router exactly.
     """
-    mean = x @ kernel
-    var = dropout_rate / (1.0 - dropout_rate) * (jnp.square(x) @ jnp.square(kernel))
+    mean = _product(x, kernel)
+    var = dropout_rate / (1.0 - dropout_rate) * _product(jnp.square(x), jnp.square(kernel))
     probs = nn.softmax(mean / jnp.sqrt(1.0 + jnp.pi / 8.0 * var))
     information = 0.5 * jnp.sum(probs * (1.0 - probs) * var, axis=-1)
-    return RouterDist(mean, var, probs, probs, information)
+    return RouterDist(mean, var, probs, probs, jnp.minimum(information, entropy(probs)))
 
 
 def dropout_passes(x: jax.Array, kernel: jax.Array, dropout_rate: float, passes: int, key: jax.Array) -> jax.Array:
@@ -98,7 +104,7 @@ def dropout_passes(x: jax.Array, kernel: jax.Array, dropout_rate: float, passes:
 
     def one_pass(key):
         kept = jax.random.bernoulli(key, 1.0 - dropout_rate, (x.shape[-1],))
-        return x @ (kernel * (kept / (1.0 - dropout_rate))[:, None])
+        return _product(x, kernel * (kept / (1.0 - dropout_rate))[:, None])
 
     return jax.vmap(one_pass)(jax.random.split(key, passes))
 
@@ -130,7 +136,7 @@ def paper_router(x: jax.Array, kernel: jax.Array, dropout_rate: float, passes: i
     covariance = jnp.einsum("mte,mtf->tef", centred, centred) / passes
     ridge = 1e-4 * jnp.trace(covariance, axis1=1, axis2=2) / kernel.shape[1] + 1e-12
     covariance = covariance + ridge[:, None, None] * jnp.eye(kernel.shape[1])
-    deviation = nn.softmax(x @ kernel) - mean
+    deviation = nn.softmax(_product(x, kernel)) - mean
     solved = jnp.linalg.solve(covariance, deviation[..., None])[..., 0]
     # the length is taken of a rescaled vector: S^-1 (r - mu) overflows float32 when the passes agree
     solved = solved / jnp.maximum(jnp.max(jnp.abs(solved), -1, keepdims=True), 1e-30)

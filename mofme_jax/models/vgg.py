@@ -14,11 +14,10 @@ import pickle
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-Params = tuple[dict[str, jax.Array], ...]
+Params = tuple[dict[str, jax.Array | np.ndarray], ...]
 """One {"kernel": (3, 3, C_in, C_out), "bias": (C_out,)} for each convolution, in order."""
 
 LEVELS = ((64, 64), (128, 128), (256, 256, 256))
@@ -115,7 +114,7 @@ def _installed_file() -> Path:
     return Path(spec.submodule_search_locations[0]) / _FILE
 
 
-def _array(tree, path: Path, index: int, leaf: str, shape: tuple[int, ...]) -> jax.Array:
+def _array(tree, path: Path, index: int, leaf: str, shape: tuple[int, ...]) -> np.ndarray:
     try:
         array = tree["VGG16_0"][f"Conv_{index}"][leaf]
     except (KeyError, TypeError):
@@ -123,7 +122,7 @@ def _array(tree, path: Path, index: int, leaf: str, shape: tuple[int, ...]) -> j
     if not isinstance(array, np.ndarray) or array.shape != shape or array.dtype != np.float32:
         found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
         raise ValueError(f"{path}: VGG16_0/Conv_{index}/{leaf} should be float32 {shape}, found {found}")
-    return jnp.asarray(array)
+    return array  # not a jax.Array: a step that closes over it would fetch it from the device to compile
 
 
 def _conv3x3(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:

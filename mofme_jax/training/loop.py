@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import grain
 import jax
@@ -45,14 +46,13 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict:
     Raises:
       ValueError, OSError, ImportError: a config, folder, photograph or installation that will not do, before any
         training; the message names it and the remedy.
-      FloatingPointError: the loss was not finite `max_bad_steps` times in a row.
+      FloatingPointError: the gradients were not finite `max_bad_steps` times in a row.
     """
     options = read_options(config)
     use_host_devices(options.train.host_devices)
     workdir = prepare_workdir(workdir, config)
     sources = open_sources(options)
-    mesh = sharding.make_mesh()
-    check_batch(options, mesh.size, sources.paired)
+    mesh = sharding.make_mesh(batch_groups(options, sources.paired))
 
     total, learning_rate = plan(options, len(sources.training))
     image_loss = make_image_loss(options)
@@ -111,7 +111,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict:
         state, seconds = run_steps(state, stream, step, mesh, checkpoints, workdir, options, total, spent)
     finally:
         checkpoints.close()
-    return write_report(workdir, model, jax.device_get(state.ema), sources, options, total, seconds)
+    return write_report(workdir, model, on_one_device(state.ema), sources, options, total, seconds)
 
 
 def run_steps(
@@ -223,8 +223,15 @@ def make_image_loss(options: Options) -> Callable[[jax.Array, jax.Array], jax.Ar
     return image_loss
 
 
+def on_one_device(params: Any) -> Any:
+    """The parameters on this process's first device alone, where images are restored one after the other."""
+    return jax.device_put(jax.device_get(params), jax.local_devices()[0])
+
+
 def use_host_devices(count: int) -> None:
     """On a CPU, splits it into `count` XLA devices (at most the cores of this process), if JAX has not started yet."""
+    if "JAX_NUM_CPU_DEVICES" in os.environ or "host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+        return  # the user has said how many
     # where it can be asked, the share of the machine that a container or taskset leaves us
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
@@ -233,11 +240,13 @@ def use_host_devices(count: int) -> None:
         logging.info("JAX is already running; keeping its %d device(s)", jax.device_count())
 
 
-def check_batch(options: Options, devices: int, paired: bool) -> None:
-    """Raises ValueError where the batch cannot be dealt out to weathers and devices."""
-    group = devices * (1 if paired else len(options.data.weathers))
-    if options.train.batch % group:
-        raise ValueError(
-            f"config.train.batch={options.train.batch} must be a multiple of {group}: {devices} device(s)"
-            + ("" if paired else f" times {len(options.data.weathers)} weathers")
-        )
+def batch_groups(options: Options, paired: bool) -> int:
+    """How many parts a batch can be split into: every part holds each weather once (pairs: one image).
+
+    Raises:
+      ValueError: the batch cannot be dealt out to the weathers.
+    """
+    weathers = 1 if paired else len(options.data.weathers)
+    if options.train.batch % weathers:
+        raise ValueError(f"config.train.batch={options.train.batch} must be a multiple of {weathers}, its weathers")
+    return options.train.batch // weathers

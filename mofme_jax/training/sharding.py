@@ -7,9 +7,21 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 DATA_AXIS = "data"
 
 
-def make_mesh() -> Mesh:
-    """All devices of all processes in one axis, over which batches are split."""
-    return jax.make_mesh((jax.device_count(),), (DATA_AXIS,), axis_types=(AxisType.Auto,))
+def make_mesh(groups: int) -> Mesh:
+    """Devices in one axis, over which batches are split.
+
+    Args:
+      groups: parts into which a batch can be split. A lone process uses as many of its devices as divide it;
+        several processes must use all of theirs.
+
+    Raises:
+      ValueError: several processes, whose devices do not divide `groups`.
+    """
+    count = jax.device_count()
+    if jax.process_count() > 1 and groups % count:
+        raise ValueError(f"config.train.batch makes {groups} groups, no multiple of the {count} devices: raise it")
+    count = max(n for n in range(1, count + 1) if groups % n == 0)
+    return jax.make_mesh((count,), (DATA_AXIS,), axis_types=(AxisType.Auto,), devices=jax.devices()[:count])
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

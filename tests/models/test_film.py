@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from mofme_jax.models.film import FeatureModulation, ModulatedExperts, mix_modulations
+from mofme_jax.models.film import FeatureModulation, ModulatedExperts, axis_names, mix_modulations
 from mofme_jax.models.moe import Mixture
 
 KEY = jax.random.key(0)
@@ -112,6 +112,16 @@ def test_the_shared_network_runs_behind_the_mix():
     up, down = params["shared"]["up"], params["shared"]["down"]
     hidden = jax.nn.gelu(mixed @ up["kernel"] + up["bias"], approximate=False)
     np.testing.assert_allclose(y, hidden @ down["kernel"] + down["bias"], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["mofme", "moe"])
+def test_stacked_parameters_name_their_leading_axis(kind):
+    layer = Mixture(kind, hidden=16, num_experts=E, top_k=2)
+    shapes = jax.eval_shape(lambda: layer.init(KEY, X)["params"])
+    names = flatten_dict(axis_names(shapes))
+    for path, leaf in flatten_dict(shapes).items():
+        assert len(names[path]) == leaf.ndim
+        assert ("expert" in names[path]) == (leaf.shape[0] == E)  # no other size here is E
 
 
 def test_router_learns_from_the_output_alone():

@@ -66,6 +66,11 @@ def test_mutual_information_follows_the_sampled_one():
     np.testing.assert_allclose(small.mean(), sampled.mean(), rtol=0.1)  # second order: good for small noise
 
 
+def test_mutual_information_never_passes_the_entropy():
+    dist = deterministic_router(X, 10 * W, 0.3)
+    assert (dist.mutual_information <= entropy(dist.probs)).all()
+
+
 def test_no_dropout_is_the_linear_router():
     linear = linear_router(X, W)
     chex.assert_trees_all_equal(deterministic_router(X, W, 0.0), linear)
