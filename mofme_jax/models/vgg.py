@@ -11,13 +11,15 @@ Axis glossary: `B` images, `H W` pixels, `C` channels.
 
 import importlib.util
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-Params = tuple[dict[str, jax.Array | np.ndarray], ...]
+Params = tuple[Mapping[str, jax.Array | np.ndarray], ...]
 """One {"kernel": (3, 3, C_in, C_out), "bias": (C_out,)} for each convolution, in order."""
 
 LEVELS = ((64, 64), (128, 128), (256, 256, 256))
@@ -125,10 +127,10 @@ def _array(tree, path: Path, index: int, leaf: str, shape: tuple[int, ...]) -> n
     return array  # not a jax.Array: a step that closes over it would fetch it from the device to compile
 
 
-def _conv3x3(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+def _conv3x3(x: jax.Array, kernel: jax.Array | np.ndarray, bias: jax.Array | np.ndarray) -> jax.Array:
     y = jax.lax.conv_general_dilated(
         x,
-        kernel.astype(x.dtype),
+        jnp.asarray(kernel, x.dtype),
         window_strides=(1, 1),
         padding="SAME",
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
