@@ -9,6 +9,7 @@ only the weighted sums of their gammas and betas, and multiplies by x once.
 
 from typing import Any, Literal, get_args
 
+import chex
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -88,6 +89,7 @@ def mix_modulations(x: jax.Array, gates: jax.Array, gamma: jax.Array, beta: jax.
     Returns:
       (T, D).
     """
+    chex.assert_shape(gates, (x.shape[0], gamma.shape[0]))  # else a (T, 1) or (1, E) would broadcast
     if gamma.shape[1] == 1:
         return (gates @ gamma[:, 0]) * x + gates @ beta[:, 0]
     return jnp.einsum("te,etd->td", gates, gamma) * x + jnp.einsum("te,etd->td", gates, beta)

@@ -66,6 +66,12 @@ def test_a_mix_worked_by_hand():
     np.testing.assert_allclose(mixed, [[2.5]])
 
 
+def test_gates_of_another_shape_are_refused():
+    one = jnp.ones((2, 1, 1))
+    with pytest.raises(AssertionError, match="shape"):
+        mix_modulations(jnp.ones((3, 1)), jnp.ones((1, 2)), one, one)
+
+
 @pytest.mark.parametrize("generator", GENERATORS)
 def test_equal_experts_are_one_modulation(generator):
     module, variables = bank(generator)
