@@ -3,7 +3,8 @@
 import sys
 
 from absl import app, flags, logging
-from ml_collections import config_flags
+
+from mofme_jax.config_file import define_config, no_config, unknown_field
 
 flags.DEFINE_string("workdir", "runs/default", "Where the run is kept; a run there is gone on with.")
 
@@ -11,22 +12,15 @@ flags.DEFINE_string("workdir", "runs/default", "Where the run is kept; a run the
 def parse(argv: list[str]) -> list[str]:
     """Parses the command line; one that will not do ends in one line on stderr, status 1."""
     try:
-        # Here, because the fields of the default config are parsed as soon as it is defined. Not locked, so that any
-        # field of config.model.overrides can be set; one that does not exist is found, with its neighbours named,
-        # when the config is read.
-        config_flags.DEFINE_config_file(
-            "config", "configs/default.py", "The config file.", lock_config=False, accept_new_attributes=True
-        )
+        # here, because the fields of the default config are parsed as soon as it is defined
+        define_config(flags.FLAGS)
         return flags.FLAGS(argv)
     except flags.Error as error:
         sys.exit(f"train.py: {error}")
-    except (AttributeError, KeyError, TypeError, ValueError) as error:  # a section that does not exist
-        reason: object = error
-        while isinstance(reason, Exception) and reason.args:  # ml_collections wraps one in the other
-            reason = reason.args[0]
-        sys.exit(f"train.py: unknown field: {' '.join(str(reason).split())}")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        sys.exit(f"train.py: {unknown_field(error)}")
     except OSError as error:
-        sys.exit(_no_config(error))
+        sys.exit(f"train.py: {no_config(error)}")
 
 
 def main(argv: list[str]) -> None:
@@ -37,7 +31,7 @@ def main(argv: list[str]) -> None:
     try:
         config = flags.FLAGS.config.lock()
     except OSError as error:
-        sys.exit(_no_config(error))
+        sys.exit(f"train.py: {no_config(error)}")
     from mofme_jax.training import train_and_evaluate
 
     try:
@@ -46,11 +40,6 @@ def main(argv: list[str]) -> None:
         sys.exit(f"train.py: {error}")
     except KeyboardInterrupt:
         sys.exit("train.py: stopped; the same command goes on from the last checkpoint")
-
-
-def _no_config(error: OSError) -> str:
-    reason = str(error).split("\n")[-1].strip()  # ml_collections says before it where it looked
-    return f"train.py: {reason}: give --config the path of a config, such as configs/default.py"
 
 
 if __name__ == "__main__":

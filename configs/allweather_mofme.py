@@ -16,11 +16,12 @@ def get_config() -> ConfigDict:
     config = default.get_config()
     config.model.variant = "base"
     config.model.dropout = 0.1
-    config.data.pairs = "allweather"  # train/{input,gt}, test_rain/{input,gt}, ...
+    config.data.pairs = ("allweather",)  # either layout, see `mofme data doctor`
     config.data.resize = (480, 720)  # (H, W), input and target, bicubic
     config.data.crop = 240
     config.data.min_scale = 1.0
     config.data.cache_gigabytes = 16.0
+    config.data.workers = 8
     config.train.batch = 64
     config.train.steps = 0
     config.train.epochs = 200

@@ -30,10 +30,11 @@ def get_config() -> ConfigDict:
 
     # what it sees
     config.data = ConfigDict()
-    config.data.photographs = ""  # folder of clean photographs to train on; "": the five embedded ones
-    config.data.tfds = ""  # folder in which TFDS keeps those to train on as array_record; "": no such copy
+    config.data.photographs = ()  # folders of clean photographs to train on; (): the five embedded ones
+    config.data.pairs = ()  # folders of pairs, in any layout known, instead of synthesised weather
+    config.data.weights = ()  # share of the examples from each folder; (): by the number of its images
+    config.data.tfds = ""  # folder in which TFDS keeps what to train on as array_record; "": no such copy
     config.data.validation = ""  # folder of clean photographs to evaluate on; "": the two embedded ones
-    config.data.pairs = ""  # folder of real pairs, <split>/{input,gt}, instead of synthesised weather
     config.data.resize = ()  # (H, W) to which pairs are resized first, bicubic; (): as they are
     config.data.crop = 96  # pixels on a training crop's side
     config.data.min_scale = 0.35  # crops are shrunk by up to this factor: more content, more scales
@@ -41,7 +42,8 @@ def get_config() -> ConfigDict:
     config.data.clean_share = 0.15  # of examples stay clean, so that the network learns to leave alone
     config.data.colour_share = 1.0  # of examples get other colours, so that few photographs are not learnt by heart
     config.data.sky_share = 0.5  # of examples get a plain bright region, which must not be taken for haze
-    config.data.cache_gigabytes = 2.0  # of decoded photographs kept in memory
+    config.data.cache_gigabytes = 2.0  # of decoded images kept in memory, over all workers
+    config.data.workers = 0  # processes that decode and crop; 0: two threads, enough for what memory holds
 
     # how it learns
     config.train = ConfigDict()

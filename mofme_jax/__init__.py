@@ -2,22 +2,33 @@
 
     from mofme_jax import Restorer, build, load, restore
 
-`load` and `restore` are brought in when they are first used, so that importing the modules stays light.
+Names are brought in when they are first used: importing the modules pulls in no data pipeline, and reading data no JAX.
 """
 
-from mofme_jax.models import Restorer, build
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mofme_jax.evaluation.tiling import restore
+    from mofme_jax.models import Restorer, build
+    from mofme_jax.training.checkpoint import load
 
 __version__ = "0.1.0"
 __all__ = ["Restorer", "build", "load", "restore"]
 
+_HOMES = {
+    "Restorer": "mofme_jax.models",
+    "build": "mofme_jax.models",
+    "load": "mofme_jax.training.checkpoint",
+    "restore": "mofme_jax.evaluation.tiling",
+}
+
 
 def __getattr__(name: str):
-    if name == "load":
-        from mofme_jax.training.checkpoint import load
-
-        return load
-    if name == "restore":
-        from mofme_jax.evaluation.tiling import restore
-
-        return restore
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

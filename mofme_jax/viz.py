@@ -1,8 +1,11 @@
 """What people look at: the line of progress, the table and the picture of a run."""
 
+import sys
+import textwrap
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Self, TextIO
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -40,6 +43,46 @@ class Progress:
         self._step, self._time = step, time.monotonic()
 
 
+class ProgressBar:
+    """How far a count has come: one line that is written over in a terminal, else a line every ten seconds.
+
+    Nothing is shown of what takes less than a second. Use it as a context: leaving it ends the line.
+
+    Args:
+      total: what is counted, in all. what: the work, as "checking files".
+      stream: where to; None is the standard error of the moment.
+    """
+
+    def __init__(self, total: int, what: str, stream: TextIO | None = None):
+        self.total, self.what, self.stream = total, what, stream or sys.stderr
+        self._began = time.monotonic()
+        self._terminal = self.stream.isatty()
+        self._next = self._began + 1.0
+        self._shown = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._shown and self._terminal:
+            print(file=self.stream, flush=True)
+
+    def update(self, done: int) -> None:
+        """Shows that `done` of the total are done, if it is time to."""
+        now = time.monotonic()
+        if now < self._next and not (self._shown and done == self.total):
+            return
+        self._next = now + (0.2 if self._terminal else 10.0)
+        self._shown = True
+        rate = done / max(now - self._began, 1e-9)
+        left = duration((self.total - done) / rate) if rate else "?"
+        line = f"{self.what} {done:,}/{self.total:,} ({done / max(self.total, 1):4.0%})  {rate:,.0f}/s  {left} left"
+        if self._terminal:
+            print(f"\r{line:<79}", end="", file=self.stream, flush=True)
+        else:
+            print(line, file=self.stream, flush=True)
+
+
 def duration(seconds: float) -> str:
     """Seconds as people read them: 95 -> '1:35', 3700 -> '1:01:40'."""
     minutes, seconds = divmod(round(seconds), 60)
@@ -75,6 +118,37 @@ def picture_sheet(rows: list[list[np.ndarray]], titles: list[str], names: list[s
             pixels = np.round(np.clip(image[:height, :width], 0, 1) * 255).astype(np.uint8)
             sheet.paste(Image.fromarray(pixels), (j * (width + 4), top))
         draw.text((4, top + height + 3), name, fill="black")
+    sheet.save(path)
+
+
+def pair_sheet(pairs: Sequence[tuple[np.ndarray, np.ndarray]], captions: Sequence[str], path: Path) -> None:
+    """Writes a picture of pairs, input | target, each with its caption below, in two columns.
+
+    Args:
+      pairs: two (H, W, 3) float images in [0, 1] each, all of one size; small ones are drawn larger.
+      captions: one for each pair; a long one is broken into lines.
+      path: the image file; its suffix is the format.
+
+    Raises:
+      ValueError: a suffix that is no image format.
+    """
+    height, width = pairs[0][0].shape[:2]
+    scale = max(1, 224 // width)
+    line, gap = 13, 6
+    wide, tall = 2 * width * scale + 2, height * scale
+    texts = ["\n".join(textwrap.wrap(caption, max(8, wide // 6))) for caption in captions]
+    lines = 1 + max(text.count("\n") for text in texts)
+    rows = -(-len(pairs) // 2)
+    sheet = Image.new("RGB", (2 * (wide + 3 * gap) + gap, rows * (tall + lines * line + 2 * gap) + gap), "white")
+    draw = ImageDraw.Draw(sheet)
+    for i, (pair, text) in enumerate(zip(pairs, texts, strict=True)):
+        left = gap + (i % 2) * (wide + 3 * gap)
+        top = gap + (i // 2) * (tall + lines * line + 2 * gap)
+        for j, image in enumerate(pair):
+            pixels = Image.fromarray(np.round(np.clip(image, 0, 1) * 255).astype(np.uint8))
+            drawn = pixels.resize((width * scale, height * scale), Image.Resampling.NEAREST)
+            sheet.paste(drawn, (left + j * (width * scale + 2), top))
+        draw.multiline_text((left, top + tall + 1), text, fill="black", spacing=2)
     sheet.save(path)
 
 

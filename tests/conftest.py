@@ -28,6 +28,17 @@ SMALL = {
 }
 """Six steps of the least network on one weather, with log periods and checkpoints that do not coincide."""
 
+TIMES = ("steps_per_second", "data_wait")
+"""Figures that are a matter of time."""
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory):
+    """Nothing is read from the user's cache, and nothing left there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
 
 def small_config(**changes) -> ConfigDict:
     """configs/smoke.py with `SMALL` and `changes`, given by dotted name."""
@@ -48,12 +59,12 @@ def make_config():
 
 @pytest.fixture
 def logged():
-    """logged(workdir): the lines of metrics.jsonl without the one figure that is a matter of time."""
+    """logged(workdir): the lines of metrics.jsonl without TIMES."""
 
     def logged(workdir: Path) -> list[dict]:
         text = (workdir / "metrics.jsonl").read_text()
         lines = [json.loads(line, parse_constant=pytest.fail) for line in text.splitlines()]
-        return [{name: value for name, value in line.items() if name != "steps_per_second"} for line in lines]
+        return [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
 
     return logged
 

@@ -1,46 +1,115 @@
-"""Clean photographs as a TFDS data set in array_record files: built once, then read at random by Grain.
+"""The sets of the field as TFDS sets of array_record files, built from a folder that the user has.
 
-One large file is kinder to network disks than many small ones, and the set can be carried to another machine
-and read there by anything that reads TFDS. Nothing here needs TensorFlow.
+One large file is kinder to network disks than many small ones, and a set can be carried to another machine and read
+there by anything that reads TFDS. `mofme_jax.data.prepared` opens them in a line; the way of every TFDS set:
 
-    source = photograph_source("~/sets", "train")  # the embedded photographs
-    source = photograph_source("~/sets", "train", config="folder", manual_dir="~/photos")
+    import tensorflow_datasets as tfds
+    import mofme_jax.data.builders
+
+    builder = tfds.builder("snow100k", data_dir="~/sets", file_format="array_record")
+    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir="~/Snow100K"))
+    source = builder.as_data_source("train")
+
+Nothing of this needs TensorFlow; without `file_format` TFDS would write TFRecord, which does. `as_data_source` decodes
+the images with OpenCV where that is installed, else with Pillow, and logs that OpenCV is faster; it gives weather as
+a number and texts as bytes. Input and target are stored for each pair, though a set may show one target in many.
 """
 
-import io
+import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import tensorflow_datasets as tfds
-from PIL import Image
+from absl import logging
 from tensorflow_datasets.core.dataset_builder import ShardBasedBuilder
 
-from mofme_jax.data.folders import CachedImages
-from mofme_jax.data.photos import embedded_photographs, folder_photographs, read_photograph
-
-_SPLITS = ("train", "validation")
-_SHARD_BYTES = 2**28  # of files in a shard, which TFDS holds in memory while it writes them
+from mofme_jax.data.entries import (
+    Entries,
+    Entry,
+    Progress,
+    Report,
+    embedded_entries,
+    fingerprint,
+    pair_entries,
+    photograph_entries,
+    read_entries,
+    shards,
+)
+from mofme_jax.data.folders import open_pairs
+from mofme_jax.data.layouts import WEATHER_LABELS, Layout
+from mofme_jax.data.sets import layout_named
 
 
 # Shards written one by one, in order: the shuffling of GeneratorBasedBuilder needs TensorFlow from 1 GB on.
-class Photographs(ShardBasedBuilder):
+class PreparedSet(ShardBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
+    """A set built from entries, in their order. Its metadata holds the fingerprint of each split.
+
+    Beside the records lies index-<split>.json: the names and the (H, W) of the examples, to be known without reading.
+
+    Attributes:
+      entries: what to build from; None: what is in TFDS's manual folder, or in a folder of the set's name in it.
+      report: gets a line of progress now and then.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "First version."}  # noqa: RUF012 (TFDS reads it from the class)
+    entries: Entries | None = None
+    report: Report = staticmethod(logging.info)
+
+    def find(self, dl_manager) -> Entries:
+        """Finds what to build from."""
+        raise NotImplementedError
+
+    def _shard_iterators_per_split(self, dl_manager):
+        entries = self.find(dl_manager) if self.entries is None else self.entries
+        self.info.metadata.update({split: fingerprint(found) for split, found in entries.items()})
+        progress = Progress(sum(map(len, entries.values())), self.report)
+        self._index: dict[str, dict[str, list]] = {split: {"names": [], "sizes": []} for split in entries}
+        return {
+            split: [partial(self._examples, split, shard, progress) for shard in shards(found)]
+            for split, found in entries.items()
+        }
+
+    def _examples(self, split: str, shard: list[Entry], progress: Progress) -> Iterator[tuple[str, dict]]:
+        index = self._index[split]
+        for entry, example, size in read_entries(shard):
+            index["names"].append(entry.name)
+            index["sizes"].append(size)
+            yield entry.name, example
+            progress.step()
+
+    def _download_and_prepare(self, dl_manager, download_config=None) -> None:
+        super()._download_and_prepare(dl_manager, download_config)
+        for split, index in self._index.items():
+            (self.data_path / index_file(split)).write_text(json.dumps(index))
+
+
+def index_file(split: str) -> str:
+    """The name of the file of names and sizes."""
+    return f"index-{split}.json"
+
+
+def _manual_folder(dl_manager, name: str) -> Path:
+    """TFDS's manual folder, or the folder in it that is the set's, where many sets are kept side by side."""
+    manual_dir = Path(dl_manager.manual_dir)
+    return manual_dir / name if (manual_dir / name).is_dir() else manual_dir
+
+
+class Photographs(PreparedSet):
     """The TFDS set `photographs`: features image (encoded) and name, sorted by name in every split.
 
     Configs: "embedded", the photographs inside packages; "folder", those in a folder of the user's.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First version."}  # noqa: RUF012 (TFDS reads it from the class)
     BUILDER_CONFIGS = [  # noqa: RUF012
         tfds.core.BuilderConfig(name="embedded", description="Seven photographs inside Python packages."),
         tfds.core.BuilderConfig(name="folder", description="The photographs in a folder."),
     ]
     MANUAL_DOWNLOAD_INSTRUCTIONS = """
     For the config "folder" put photographs (jpg, png, webp, bmp, tif; folders in it count) into train/ in the
-    manual folder, and those to evaluate on, if any, into validation/. Without train/ all that is in the manual
-    folder is the split train. The config "embedded" needs nothing.
+    manual folder or in a folder "photographs" in it, and those to evaluate on, if any, into validation/. Without
+    train/ all that is there is the split train. The config "embedded" needs nothing.
     """
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -50,135 +119,139 @@ class Photographs(ShardBasedBuilder):
             features=tfds.features.FeaturesDict(
                 {"image": tfds.features.Image(), "name": tfds.features.Text(doc="path within its split")}
             ),
-            metadata=tfds.core.MetadataDict(),  # {split: {name: bytes}} of what it was built from
+            metadata=tfds.core.MetadataDict(),
             disable_shuffling=True,
         )
 
-    def _shard_iterators_per_split(self, dl_manager):
+    def find(self, dl_manager) -> Entries:
+        """Finds the photographs of its config."""
         if self.builder_config.name == "embedded":
-            for split in _SPLITS:
-                found = embedded_photographs(split)
-                self.info.metadata[split] = {name: image.nbytes for name, image in found.items()}
-            return {split: [partial(_embedded_examples, split)] for split in _SPLITS}
-        folders = _split_folders(dl_manager.manual_dir)
-        self.info.metadata.update({split: _sizes(folder) for split, folder in folders.items()})
-        return {
-            split: [partial(_folder_examples, folder, names) for names in _shards(self.info.metadata[split])]
-            for split, folder in folders.items()
+            return embedded_entries()
+        return photograph_entries(_manual_folder(dl_manager, self.name))
+
+
+class Pairs(PreparedSet, skip_registration=True):  # type: ignore[call-arg]
+    """A set of pairs of a degraded and a clean image: features input and target (encoded), weather and names."""
+
+    @property
+    def real(self) -> bool:
+        """Whether its images are real ones, without a target."""
+        return False
+
+    @property
+    def layout(self) -> Layout:
+        """What its folder looks like."""
+        return layout_named(self.name)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        text = tfds.features.Text
+        features = {
+            "input": tfds.features.Image(doc="the degraded image"),
+            "weather": tfds.features.ClassLabel(names=WEATHER_LABELS),
+            "scene": text(doc="pairs of one scene show the same view"),
+            "input_name": text(doc="path within the set's folder"),
         }
+        if not self.real:
+            features |= {"target": tfds.features.Image(doc="the clean image"), "target_name": text()}
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=f"{self.layout.title}.\n\n{self.layout.terms}",
+            features=tfds.features.FeaturesDict(features),
+            supervised_keys=None if self.real else ("input", "target"),
+            citation=self.layout.citation,
+            metadata=tfds.core.MetadataDict(),
+            disable_shuffling=True,
+        )
+
+    def find(self, dl_manager) -> Entries:
+        """Lists the folder by the set's layout."""
+        folder = _manual_folder(dl_manager, self.name)
+        _, listing = open_pairs(folder, self.layout.name)
+        if entries := pair_entries(listing, self.real):
+            return entries
+        raise ValueError(
+            f"{folder} has no {'real images' if self.real else 'pairs'}; it has {', '.join(listing.splits)}"
+        )
 
 
-class PreparedPhotographs(CachedImages):
-    """A split of a prepared set as a random-access source of (H, W, 3) uint8 photographs.
-
-    Attributes:
-      names: of the photographs, in order.
-    """
-
-    def __init__(self, builder: Photographs, split: str, cache_bytes: int):
-        # Pillow decodes below: TFDS itself would ask for OpenCV
-        decoders = {"image": tfds.decode.SkipDecoding()}
-        self._records = builder.as_data_source(split, decoders=decoders)
-        self.names = list(builder.info.metadata[split])
-        super().__init__(len(self._records), cache_bytes)
-
-    def _read(self, index: int) -> np.ndarray:
-        with Image.open(io.BytesIO(self._records[index]["image"])) as image:
-            return np.array(image)
+def _instructions(*layouts: str) -> str:
+    trees = (f"{layout.title}:\n\n{layout.tree}" for layout in map(layout_named, layouts))
+    return "\n\n".join(("Lay the set out as follows, in the manual folder or a folder of its name in it.", *trees))
 
 
-def photograph_source(
-    data_dir: str | Path,
-    split: str,
-    config: str = "embedded",
-    manual_dir: str | Path | None = None,
-    *,
-    cache_bytes: int = 0,
-) -> PreparedPhotographs:
-    """Opens a split of the set, which is built first where `data_dir` does not have it.
+class AllWeather(Pairs):
+    """The TFDS set `all_weather`; its configs are two layouts of the same images."""
 
-    The photographs and their order are those of `embedded_photographs` or `PhotographFolder`, to the bit.
+    BUILDER_CONFIGS = [  # noqa: RUF012
+        tfds.core.BuilderConfig(name="mofme", description="Laid out by MoFME, with a folder for each test."),
+        tfds.core.BuilderConfig(name="transweather", description="Laid out by TransWeather, with lists of files."),
+    ]
+    MANUAL_DOWNLOAD_INSTRUCTIONS = _instructions("all_weather", "all_weather_transweather")
 
-    Args:
-      data_dir: folder of TFDS sets; this one goes to photographs/<config>/<version> in it.
-      split: "train" or "validation".
-      config: "embedded" or "folder".
-      manual_dir: for "folder": where the photographs lie, see `Photographs.MANUAL_DOWNLOAD_INSTRUCTIONS`; not
-        needed once the set is built.
-      cache_bytes: memory that decoded photographs may take.
-
-    Raises:
-      ValueError: an unknown config, a split that the set does not have, no `manual_dir` to build from, a
-        `manual_dir` whose files are no longer those that the set was built from, or a damaged photograph.
-      FileNotFoundError: `manual_dir` is missing or holds no photograph.
-    """
-    if config not in (known := [c.name for c in Photographs.BUILDER_CONFIGS]):
-        raise ValueError(f"config={config!r} is unknown; choose one of {', '.join(known)}")
-    builder = Photographs(
-        data_dir=str(Path(data_dir).expanduser().resolve()), config=config, file_format="array_record"
-    )
-    prepared = builder.data_path.exists()
-    if config == "folder" and manual_dir is not None:
-        manual_dir = Path(manual_dir).expanduser().resolve()
-        found = {name: _sizes(folder) for name, folder in _split_folders(manual_dir).items()}
-        if prepared and found != dict(builder.info.metadata):
-            raise ValueError(
-                f"the set in {builder.data_dir} was built from other photographs than {manual_dir} has now: "
-                "delete it to build it anew, or name another data_dir"
-            )
-    elif config == "folder" and not prepared:
-        raise ValueError(f"no set in {builder.data_dir} yet: name manual_dir, the folder to build it from")
-    if not prepared:
-        builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=manual_dir))
-    if split not in builder.info.splits:
-        raise ValueError(f"the set has no split {split!r}; it has {', '.join(builder.info.splits)}")
-    return PreparedPhotographs(builder, split, cache_bytes)
+    @property
+    def layout(self) -> Layout:
+        """That of the config."""
+        return layout_named("all_weather" if self.builder_config.name == "mofme" else "all_weather_transweather")
 
 
-def _split_folders(root: Path) -> dict[str, Path]:
-    root = Path(root)
-    if not (root / "train").is_dir():
-        return {"train": root}
-    return {split: root / split for split in _SPLITS if (root / split).is_dir()}
+class Snow100k(Pairs):
+    """The TFDS set `snow100k`; its config "realistic" has no targets."""
+
+    BUILDER_CONFIGS = [  # noqa: RUF012
+        tfds.core.BuilderConfig(name="synthetic", description="Snow laid over photographs, in three sizes."),
+        tfds.core.BuilderConfig(name="realistic", description="Photographs of snow, without a clean counterpart."),
+    ]
+    MANUAL_DOWNLOAD_INSTRUCTIONS = _instructions("snow100k")
+
+    @property
+    def real(self) -> bool:
+        """By config."""
+        return self.builder_config.name == "realistic"
 
 
-def _sizes(folder: Path) -> dict[str, int]:
-    """Bytes of each photograph's file, by its path within the folder."""
-    return {p.relative_to(folder).as_posix(): p.stat().st_size for p in folder_photographs(folder)}
+class Raindrop(Pairs):
+    """The TFDS set `raindrop`."""
+
+    MANUAL_DOWNLOAD_INSTRUCTIONS = _instructions("raindrop")
 
 
-def _shards(sizes: dict[str, int]) -> list[list[str]]:
-    """Names in runs of about `_SHARD_BYTES`."""
-    shards: list[list[str]] = []
-    room = 0
-    for name, size in sizes.items():
-        if size > room:
-            shards.append([])
-            room = _SHARD_BYTES
-        shards[-1].append(name)
-        room -= size
-    return shards
+class OutdoorRain(Pairs):
+    """The TFDS set `outdoor_rain`; the scenes of Test1 are in its split test1 and not in train."""
+
+    MANUAL_DOWNLOAD_INSTRUCTIONS = _instructions("outdoor_rain")
 
 
-def _embedded_examples(split: str) -> Iterator[tuple[str, dict]]:
-    for name, photograph in embedded_photographs(split).items():
-        yield name, {"image": _png(photograph), "name": name}
+class RainCityscapes(Pairs):
+    """The TFDS set `rain_cityscapes`."""
+
+    MANUAL_DOWNLOAD_INSTRUCTIONS = _instructions("rain_cityscapes")
 
 
-def _folder_examples(folder: Path, names: list[str]) -> Iterator[tuple[str, dict]]:
-    for name in names:
-        yield name, {"image": _encoded(folder / name), "name": name}
+class FoggyCityscapes(Pairs):
+    """The TFDS set `foggy_cityscapes`."""
+
+    MANUAL_DOWNLOAD_INSTRUCTIONS = _instructions("foggy_cityscapes")
 
 
-def _encoded(path: Path) -> bytes:
-    """The file itself if it is a JPEG in which every reader sees the same picture, else a PNG of 8-bit RGB."""
-    photograph = read_photograph(path)
-    with Image.open(path) as image:
-        same = image.format == "JPEG" and image.mode == "RGB" and np.array_equal(np.asarray(image), photograph)
-    return path.read_bytes() if same else _png(photograph)
+class Reside(Pairs):
+    """The TFDS set `reside`; a target larger than its input is cut to its middle."""
+
+    MANUAL_DOWNLOAD_INSTRUCTIONS = _instructions("reside")
 
 
-def _png(photograph: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(photograph).save(file, "PNG")
-    return file.getvalue()
+class Rain13k(Pairs):
+    """The TFDS set `rain13k`, with its five tests."""
+
+    MANUAL_DOWNLOAD_INSTRUCTIONS = _instructions("rain13k")
+
+
+class PairedFolder(Pairs):
+    """The TFDS set `paired_folder`: any folder of pairs."""
+
+    MANUAL_DOWNLOAD_INSTRUCTIONS = _instructions("paired_folder")
+
+
+_SETS = (AllWeather, Snow100k, Raindrop, OutdoorRain, RainCityscapes, FoggyCityscapes, Reside, Rain13k, PairedFolder)
+
+BUILDERS = {builder.name: builder for builder in _SETS}
+"""The sets of pairs by name."""

@@ -1,32 +1,211 @@
-"""Folders as random-access sources: photographs, and pairs of a degraded and a clean image.
+"""Folders as random-access sources, read as they are: photographs, and pairs of a degraded and a clean image.
 
-Decoded images stay in memory up to a limit, so that a small set is decoded once and a large one streams.
+Axis glossary: `H W` pixels. A source is a sequence of examples, dicts with the same entries as the TFDS set of that
+layout: of a pair input and target, (H, W, 3) uint8; weather, one of `WEATHER_LABELS`; scene; input_name and
+target_name, paths below the folder. Of a clean photograph image, (H, W, 3) uint8, and name.
 """
 
-import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from mofme_jax.data.photos import folder_photographs, read_photograph
+from mofme_jax.data.layouts import Layout, Listing, Pair, find_layout
+from mofme_jax.data.photos import folder_photographs, header_size, read_photograph
+from mofme_jax.data.sets import LAYOUTS, layout_named
 
 
-class CachedImages(Sequence):
-    """Random access to images made by `_read(index)`, kept while `cache_bytes` last. Safe to use from threads."""
+class Source(Sequence[dict]):
+    """Random access to examples, see above.
 
-    def __init__(self, length: int, cache_bytes: int):
-        self._length, self._left = length, cache_bytes
+    Attributes:
+      names: of the examples, in order.
+    """
+
+    names: list[str]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def size(self, index: int) -> tuple[int, int]:
+        """(H, W) of an example, found without decoding it."""
+        raise NotImplementedError
+
+
+class PhotographFolder(Source):
+    """The photographs below a folder, sorted by path.
+
+    Args:
+      path: the folder.
+
+    Raises:
+      ValueError, OSError: as `folder_photographs` and, when one is read, `read_photograph` do.
+    """
+
+    def __init__(self, path: str | Path):
+        self.paths = list(folder_photographs(path))
+        self.names = [p.relative_to(Path(path).expanduser()).as_posix() for p in self.paths]
+
+    def __getitem__(self, index):
+        return {"image": read_photograph(self.paths[index]), "name": self.names[index]}
+
+    def size(self, index: int) -> tuple[int, int]:
+        """(H, W) of a photograph, from its header alone."""
+        return header_size(self.paths[index])
+
+
+class ArraySource(Source):
+    """Photographs that are in memory, as a source.
+
+    Args:
+      photographs: (H, W, 3) uint8 by name.
+    """
+
+    def __init__(self, photographs: dict[str, np.ndarray]):
+        self.names, self._images = list(photographs), list(photographs.values())
+
+    def __getitem__(self, index):
+        return {"image": self._images[index], "name": self.names[index]}
+
+    def size(self, index: int) -> tuple[int, int]:
+        """(H, W) of a photograph."""
+        height, width = self._images[index].shape[:2]
+        return height, width
+
+
+class PairFolder(Source):
+    """The pairs of one split of a listing.
+
+    Args:
+      listing: see `open_pairs`. split: one of its splits, of images with a target.
+
+    Raises:
+      ValueError, OSError: when read: a pair of two sizes or an image that cannot be decoded; both files are named.
+    """
+
+    def __init__(self, listing: Listing, split: str):
+        self.listing, self.pairs = listing, listing.splits[split]
+        self.names = [listing.name(pair.input) for pair in self.pairs]
+
+    def __getitem__(self, index):
+        pair = self.pairs[index]
+        return {**read_pair(pair), **labels(self.listing, pair)}
+
+    def size(self, index: int) -> tuple[int, int]:
+        """(H, W) of a pair, from the headers of its files alone.
+
+        Raises:
+          ValueError: the two differ.
+        """
+        pair = self.pairs[index]
+        sizes = [header_size(path) for path in pair.paths]
+        if not sizes_agree(sizes, pair.middle):
+            raise ValueError(_two_sizes(pair, sizes))
+        return sizes[0]
+
+
+def labels(listing: Listing, pair: Pair) -> dict[str, str]:
+    """What is known of a pair besides its pixels; target_name only where there is a target."""
+    known = {"weather": pair.weather, "scene": pair.scene, "input_name": listing.name(pair.input)}
+    return known if pair.target is None else {**known, "target_name": listing.name(pair.target)}
+
+
+def read_pair(pair: Pair) -> dict[str, np.ndarray]:
+    """Reads the images of a pair.
+
+    Returns:
+      input and, where there is one, target: (H, W, 3) uint8 of one size.
+
+    Raises:
+      ValueError, OSError: see `read_photograph`; or the sizes differ.
+    """
+    assert pair.input is not None
+    degraded = read_photograph(pair.input)
+    if pair.target is None:
+        return {"input": degraded}
+    target = read_photograph(pair.target)
+    sizes = [image.shape[:2] for image in (degraded, target)]
+    if not sizes_agree(sizes, pair.middle):
+        raise ValueError(_two_sizes(pair, sizes))
+    top, left = ((t - d) // 2 for t, d in zip(*reversed(sizes), strict=True))
+    return {"input": degraded, "target": target[top : top + sizes[0][0], left : left + sizes[0][1]]}
+
+
+def sizes_agree(sizes: Sequence[Sequence[int]], middle: bool) -> bool:
+    """Whether input and target, (H, W) each, are of one size, or the target as much larger as RESIDE's indoor ones."""
+    margins = [target - degraded for degraded, target in zip(*sizes, strict=True)]
+    return margins == [0, 0] or (middle and all(0 <= m <= MARGIN and m % 2 == 0 for m in margins))
+
+
+MARGIN = 20
+"""Pixels by which a target may be larger where it is cut to its middle: 640 x 480 against 620 x 460."""
+
+
+def _two_sizes(pair: Pair, sizes: Sequence[Sequence[int]]) -> str:
+    shown = " and ".join(f"{width} x {height}" for height, width in sizes)
+    return f"{pair.input} and {pair.target} differ in size: {shown} pixels"
+
+
+def open_pairs(root: str | Path, layout: str | None = None) -> tuple[Layout, Listing]:
+    """Lists a folder of pairs, in the layout that it is found to have, or the one named.
+
+    Returns:
+      The layout and a listing in which every input has its target.
+
+    Raises:
+      FileNotFoundError: no folder, or none of the layouts; those known are shown.
+      ValueError: clean photographs or targets alone; inputs without targets, missing files, two targets of one
+        name: the first five are named.
+    """
+    layouts = LAYOUTS if layout is None else [layout_named(layout)]
+    found, listing = find_layout(root, layouts)
+    if found.name == "photographs":
+        raise ValueError(f"{root} holds photographs, and no pairs of a degraded and a clean one")
+    for paths, what in [
+        (listing.lost, "inputs have no target of their name"),
+        (listing.absent, "files are listed and missing"),
+        ([path for two in listing.doubled for path in two], "targets share a name with another"),
+    ]:
+        if paths:
+            named = ", ".join(listing.name(path) for path in paths[:5])
+            raise ValueError(
+                f"{listing.root} ({found.title}): {len(paths)} {what}: {named}{', ...' if len(paths) > 5 else ''}; "
+                f"`mofme data doctor {root}` says all that is wrong"
+            )
+    if not listing.splits:
+        raise ValueError(f"{listing.root} ({found.title}) holds targets, and no inputs that go with them")
+    return found, listing
+
+
+class TrainingImages(Sequence):
+    """A source as arrays to crop from, kept in memory while `cache_bytes` last. Safe to use from threads.
+
+    An example becomes (H, W, 3) uint8 of a photograph, (H, W, 6) [input | target] of a pair.
+
+    Args:
+      source: of examples.
+      resize: (H, W) that every image is resized to, bicubic; () leaves them.
+      cache_bytes: memory that decoded images may take.
+
+    Attributes:
+      source: as given.
+    """
+
+    def __init__(self, source: Source, resize: tuple[int, ...] = (), cache_bytes: int = 0):
+        self.source = source
+        self._resized = (resize[1], resize[0]) if resize else None  # Pillow says width first
+        self._limit = self._left = cache_bytes
         self._kept: dict[int, np.ndarray] = {}
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        return self._length
+        return len(self.source)
 
     def __getitem__(self, index):
-        if not 0 <= index < self._length:
+        if not 0 <= index < len(self):
             raise IndexError(index)
         if (image := self._kept.get(index)) is None:
             image = self._read(index)
@@ -36,96 +215,36 @@ class CachedImages(Sequence):
                     self._left -= image.nbytes
         return image
 
-    def _read(self, index: int) -> np.ndarray:
-        raise NotImplementedError
+    def fill(self) -> Iterator[int]:
+        """Reads images until the memory is full, with threads; yields how many have been read.
 
+        It makes the first pass as fast as the others, and shows damaged files before any training.
 
-class PhotographFolder(CachedImages):
-    """The photographs below a folder, sorted by path, as (H, W, 3) uint8.
-
-    Args:
-      path: the folder. cache_bytes: memory that decoded photographs may take.
-
-    Raises:
-      ValueError, OSError: as `folder_photographs` and `read_photograph` do.
-    """
-
-    def __init__(self, path: str | Path, cache_bytes: int):
-        self.paths = list(folder_photographs(path))
-        self.names = [str(p.relative_to(Path(path).expanduser())) for p in self.paths]
-        super().__init__(len(self.paths), cache_bytes)
+        Raises:
+          ValueError, OSError: an image that cannot be read.
+        """
+        with ThreadPoolExecutor(_THREADS) as pool:
+            for start in range(0, len(self), _THREADS):
+                if start and len(self._kept) < start:
+                    return
+                for image in pool.map(self.__getitem__, range(start, min(start + _THREADS, len(self)))):
+                    del image
+                yield min(start + _THREADS, len(self))
 
     def _read(self, index: int) -> np.ndarray:
-        return read_photograph(self.paths[index])
+        example = self.source[index]
+        images = [example["input"], example["target"]] if "target" in example else [example["image"]]
+        if size := self._resized:
+            images = [np.asarray(Image.fromarray(i).resize(size, Image.Resampling.BICUBIC)) for i in images]
+        return np.concatenate(images, axis=-1) if len(images) > 1 else images[0]
+
+    def __getstate__(self) -> dict:
+        """For worker processes: each has a memory of its own, which starts empty."""
+        return {**self.__dict__, "_kept": {}, "_left": self._limit, "_lock": None}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self._lock = threading.Lock()
 
 
-class PairFolder(CachedImages):
-    """Pairs `input/<name>` and `gt/<name>` as (H, W, 6) uint8, [input | target].
-
-    A target has its input's name, with any image suffix, or the RainDrop set's: `X_rain.png` goes with `X_clean.png`.
-    Folders below input and gt are part of the name.
-
-    Args:
-      path: a folder with the folders input and gt in it.
-      resize: (H, W) that both are resized to, bicubic; () leaves them.
-      cache_bytes: memory that decoded pairs may take.
-
-    Raises:
-      ValueError, OSError: a missing folder, an input without its target (the first five are named), two
-        targets of one name, or, when read, a pair of two sizes or an image that cannot be decoded.
-    """
-
-    def __init__(self, path: str | Path, resize: tuple[int, ...], cache_bytes: int):
-        root = Path(path).expanduser()
-        for part in ("input", "gt"):
-            if not (root / part).is_dir():
-                raise FileNotFoundError(f"{root} has no folder {part!r}: pairs lie in {root}/input and {root}/gt")
-        inputs = folder_photographs(root / "input")
-        targets = _by_stem(root / "gt")
-        names = [p.relative_to(root / "input").as_posix() for p in inputs]
-        stems = [_stem(p, root / "input") for p in inputs]
-        found = [targets.get(stem) or targets.get(re.sub("_rain$", "_clean", stem)) for stem in stems]
-        if lost := [name for name, target in zip(names, found, strict=True) if target is None]:
-            raise ValueError(
-                f"{len(lost)} of {len(inputs)} inputs in {root}/input have no target of that name in {root}/gt: "
-                f"{', '.join(lost[:5])}{', ...' if len(lost) > 5 else ''}"
-            )
-        self.pairs = [(p, target) for p, target in zip(inputs, found, strict=True) if target]
-        self.names, self.resize = names, tuple(resize)
-        super().__init__(len(inputs), cache_bytes)
-
-    def _read(self, index: int) -> np.ndarray:
-        paths = self.pairs[index]
-        pair = [read_photograph(p) for p in paths]
-        if self.resize:
-            height, width = self.resize
-            pair = [np.asarray(Image.fromarray(p).resize((width, height), Image.Resampling.BICUBIC)) for p in pair]
-        if pair[0].shape != pair[1].shape:
-            raise ValueError(f"{paths[0]} and {paths[1]} differ in size: {pair[0].shape} and {pair[1].shape}")
-        return np.concatenate(pair, axis=-1)
-
-
-def _stem(path: Path, root: Path) -> str:
-    """The path below `root` without its suffix: folders count, so that a/1.png and b/1.png are two."""
-    return path.relative_to(root).with_suffix("").as_posix()
-
-
-def _by_stem(root: Path) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for path in folder_photographs(root):
-        if (other := found.setdefault(_stem(path, root), path)) != path:
-            raise ValueError(f"{other} and {path} are targets of one name: remove one")
-    return found
-
-
-def pair_splits(root: str | Path) -> list[str]:
-    """Names of the folders below `root` that hold pairs, sorted.
-
-    Raises:
-      FileNotFoundError: there is no such folder, or none holds pairs.
-    """
-    root = Path(root).expanduser()
-    found = sorted(p.name for p in root.glob("*") if (p / "input").is_dir() and (p / "gt").is_dir())
-    if not found:
-        raise FileNotFoundError(f"{root} holds no pairs: they lie in {root}/<split>/input and {root}/<split>/gt")
-    return found
+_THREADS = 8

@@ -1,14 +1,17 @@
 """Clean photographs: seven that come inside packages, and any folder of a user's."""
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 """What `folder_photographs` takes for a photograph, in capitals or not."""
+
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")  # Pillow would hand an EPS to Ghostscript
 
 _TRAIN = ("astronaut", "chelsea", "coffee", "flower", "rocket")
 _VALIDATION = ("china", "motorcycle")
@@ -99,12 +102,38 @@ def read_photograph(path: str | Path) -> np.ndarray:
       ValueError: it is no image, is damaged, has more than Pillow's limit of pixels (a decompression bomb),
         or holds values that say no colour; the message names the file.
     """
-    path = Path(path)
+    with _photograph(Path(path)) as image:
+        return np.array(_rgb(ImageOps.exif_transpose(image)))
+
+
+def header_size(path: str | Path) -> tuple[int, int]:
+    """(H, W) of an image file, upright, from its header alone.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it is no image; the message names the file. Damage behind the header is not seen.
+    """
+    with _photograph(Path(path)) as image:
+        width, height = image.size
+        if isinstance(image, TiffImagePlugin.TiffImageFile):  # whose size Pillow turns by itself, in some versions
+            width, height = (image.tag_v2[tag] for tag in (ExifTags.Base.ImageWidth, ExifTags.Base.ImageLength))
+        # not the PNG class's own getexif, which reads the pixels to look for EXIF behind them: that is passed over
+        orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation)
+        return (width, height) if orientation in _ON_ITS_SIDE else (height, width)
+
+
+_ON_ITS_SIDE = (5, 6, 7, 8)
+"""The EXIF orientations of pictures whose height and width change places."""
+
+
+@contextmanager
+def _photograph(path: Path) -> Iterator[Image.Image]:
+    """The file opened by Pillow; whatever is wrong with it there or inside the block, as an error that names it."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=_FORMATS) as image:
             if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
                 raise Image.DecompressionBombError(f"{image.width}x{image.height} pixels")
-            return np.array(_rgb(ImageOps.exif_transpose(image)))
+            yield image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(f"{path} is too large to be a photograph: {error}. Make it smaller.") from error
     except (FileNotFoundError, IsADirectoryError, PermissionError):
@@ -116,13 +145,11 @@ def read_photograph(path: str | Path) -> np.ndarray:
 
 def _rgb(image: Image.Image) -> Image.Image:
     """Converts any mode to RGB of 8 bits."""
-    if image.mode.startswith("I"):  # grey of 16 or 32 bits, which Pillow would clip at 255 and not scale
-        values = np.asarray(image)
-        if values.min() < 0 or values.max() > 65535:
-            raise ValueError("its values are beyond 16 bits")
-        image = Image.fromarray(np.round(values / 257).astype(np.uint8))
-    if image.mode == "F":
-        raise ValueError("its values are floats of unknown range")
+    if image.mode in ("F", "I"):
+        kind = "floats" if image.mode == "F" else "integers of 32 bits"
+        raise ValueError(f"its values are {kind} of unknown range")
+    if image.mode.startswith("I;16"):  # grey, which Pillow would clip at 255 and not scale
+        image = Image.fromarray(np.round(np.asarray(image) / 257).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")

@@ -4,28 +4,17 @@ The protocol is `native-rgb`: images at their own size, restored in tiles, both 
 with a Gaussian window of 11 and sigma 1.5, the mean over images.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mofme_jax.data.weather import degrade
+from mofme_jax.evaluation.cases import Case
 from mofme_jax.evaluation.metrics import psnr, ssim
 
 PROTOCOL = "native-rgb"
-
-
-@dataclass(frozen=True)
-class Case:
-    """One image to restore: `degraded` and `target` are (H, W, 3) uint8, `group` names its row in the table."""
-
-    group: str
-    name: str
-    degraded: np.ndarray
-    target: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -35,41 +24,6 @@ class Example:
     case: Case
     restored: np.ndarray
     uncertainty: np.ndarray
-
-
-def weather_cases(
-    photographs: dict[str, np.ndarray], weathers: Sequence[str], *, repeats: int, max_side: int
-) -> Iterable[Case]:
-    """Synthesised weather over clean photographs, the same at every call: the keys are fixed.
-
-    Args:
-      photographs: (H, W, 3) uint8 by name.
-      weathers: names for `degrade`; every photograph is also given clean, once.
-      repeats: draws of each weather for each photograph.
-      max_side: larger photographs are cut to their middle, pixels.
-    """
-    for index, (name, photograph) in enumerate(photographs.items()):
-        target = cut_to_middle(photograph, max_side)
-        for weather in (*weathers, "clean"):
-            for repeat in range(repeats if weather != "clean" else 1):
-                key = jax.random.fold_in(jax.random.fold_in(jax.random.key(2024), index), repeat)
-                yield Case(weather, name, _degrade_uint8(key, target, weather), target)
-
-
-def cut_to_middle(image: np.ndarray, max_side: int) -> np.ndarray:
-    """The middle of an (H, W, 3) image, at most max_side pixels high and wide."""
-    tops = [max(0, (length - max_side) // 2) for length in image.shape[:2]]
-    return image[tops[0] : tops[0] + max_side, tops[1] : tops[1] + max_side]
-
-
-def _degrade_uint8(key: jax.Array, image: np.ndarray, weather: str) -> np.ndarray:
-    pixels = jnp.asarray(image, jnp.float32) / 255.0
-    return np.round(np.asarray(_degraded(key, pixels, weather)) * 255.0).astype(np.uint8)
-
-
-@partial(jax.jit, static_argnames="weather")  # here, so that each weather is compiled once for each size
-def _degraded(key: jax.Array, pixels: jax.Array, weather: str) -> jax.Array:
-    return degrade(key, pixels, weather)[0]
 
 
 def evaluate(

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import grain
 import jax
 import numpy as np
 import optax
@@ -14,13 +13,13 @@ from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from mofme_jax.data.pipeline import training_stream
+from mofme_jax.data.pipeline import TrainingStream, training_stream
 from mofme_jax.models.vgg import load_vgg16
 from mofme_jax.training import losses, schedule, sharding
 from mofme_jax.training.checkpoint import Checkpoints
 from mofme_jax.training.options import Options, build_model, read_options
 from mofme_jax.training.report import write_report
-from mofme_jax.training.sources import open_sources
+from mofme_jax.training.sources import batch_groups, open_sources
 from mofme_jax.training.state import TrainState, init_state, make_optimiser
 from mofme_jax.training.step import make_train_step
 from mofme_jax.training.workdir import MetricsLog, claim_workdir, prepare_workdir
@@ -54,7 +53,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict:
     sources = open_sources(options)
     mesh = sharding.make_mesh(batch_groups(options, sources.paired))
 
-    total, learning_rate = plan(options, len(sources.training))
+    images = sum(map(len, sources.training))
+    total, learning_rate = plan(options, images)
     image_loss = make_image_loss(options)
     claim_workdir(workdir, config)  # nothing is wrong with the config: from here on the folder is this run's
 
@@ -72,12 +72,14 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict:
     )
     stream = training_stream(
         sources.training,
+        weights=options.data.weights,
         batch=options.train.batch,
         crop=options.data.crop,
         min_scale=options.data.min_scale,
         seed=options.seed,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
+        workers=options.data.workers,
     )
     checkpoints = Checkpoints(workdir, options.keep_checkpoints, config.to_dict())
     spent = 0.0
@@ -104,19 +106,20 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict:
         donate_argnums=0,
     )
     parameters = sum(x.size for x in jax.tree.leaves(state.params))
-    print(f"{parameters / 1e6:.2f} M parameters, {len(sources.training)} training images, {total} steps of "
+    print(f"{parameters / 1e6:.2f} M parameters, {images} training images, {total} steps of "
           f"{options.train.batch}, on {mesh.size} {jax.devices()[0].platform} device(s)\n"
           "compiling the training step (up to a minute)", flush=True)  # fmt: skip
     try:
         state, seconds = run_steps(state, stream, step, mesh, checkpoints, workdir, options, total, spent)
     finally:
+        stream.close()
         checkpoints.close()
     return write_report(workdir, model, on_one_device(state.ema), sources, options, total, seconds)
 
 
 def run_steps(
     state: TrainState,
-    stream: grain.DatasetIterator,
+    stream: TrainingStream,
     step: TrainStep,
     mesh: Mesh,
     checkpoints: Checkpoints,
@@ -131,12 +134,16 @@ def run_steps(
         return state, spent
     began = time.monotonic() - spent
     progress = Progress(total, start, options.train.batch)
+    waited, clock = 0.0, time.monotonic()
     pending: dict[str, jax.Array] | None = None
     window: list[dict[str, np.ndarray]] = []
     with MetricsLog(workdir, start) as log:
         for n in range(start + 1, total + 1):
+            asked = time.monotonic()
+            batch = next(stream)
+            waited += time.monotonic() - asked
             with jax.transfer_guard("disallow"):
-                state, metrics = step(state, sharding.put_batch(next(stream), mesh))
+                state, metrics = step(state, sharding.put_batch(batch, mesh))
             # step n runs while the figures of step n - 1 are read; waiting for those also keeps the host from
             # queueing steps without bound, which the CPU's collectives do not survive
             if pending is not None:
@@ -155,11 +162,14 @@ def run_steps(
                     "of input": figures["psnr_rgb_input"],
                 }
                 figures["steps_per_second"] = progress.report(n, shown)
+                figures["data_wait"] = waited / max(time.monotonic() - clock, 1e-9)
+                waited, clock = 0.0, time.monotonic()
                 log.write(n, figures)
             if saves:
                 checkpoints.save(state, {"stream": stream.get_state(), "seconds": time.monotonic() - began})
             if saves or n == start + 1:
                 progress.restart_clock(n)  # the first step compiled, a save is not training
+                waited, clock = 0.0, time.monotonic()
     return state, time.monotonic() - began
 
 
@@ -238,15 +248,3 @@ def use_host_devices(count: int) -> None:
         jax.config.update("jax_num_cpu_devices", min(count, cores))
     except RuntimeError:
         logging.info("JAX is already running; keeping its %d device(s)", jax.device_count())
-
-
-def batch_groups(options: Options, paired: bool) -> int:
-    """How many parts a batch can be split into: every part holds each weather once (pairs: one image).
-
-    Raises:
-      ValueError: the batch cannot be dealt out to the weathers.
-    """
-    weathers = 1 if paired else len(options.data.weathers)
-    if options.train.batch % weathers:
-        raise ValueError(f"config.train.batch={options.train.batch} must be a multiple of {weathers}, its weathers")
-    return options.train.batch // weathers

@@ -35,10 +35,11 @@ class ModelOptions:
 class DataOptions:
     """Section `data`; the meaning of every field of every section is said in configs/default.py."""
 
-    photographs: str
+    photographs: tuple
+    pairs: tuple
+    weights: tuple
     tfds: str
     validation: str
-    pairs: str
     resize: tuple
     crop: int
     min_scale: float
@@ -47,6 +48,7 @@ class DataOptions:
     colour_share: float
     sky_share: float
     cache_gigabytes: float
+    workers: int
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,21 @@ def _check(options: Options) -> None:
             not _is_size(data.resize) or min(data.resize, default=data.crop) >= data.crop,
             f"at least config.data.crop={data.crop} on both sides",
         ),
+        ("data.photographs", _are_folders(data.photographs), "folders, each named once"),
+        ("data.pairs", _are_folders(data.pairs), "folders, each named once"),
+        ("data.pairs", not (data.pairs and data.photographs), "empty where config.data.photographs are given"),
+        (
+            "data.photographs",
+            not (data.tfds and len(data.photographs) > 1),
+            "one folder, or none, where config.data.tfds names a set",
+        ),
+        (
+            "data.weights",
+            not data.weights
+            or (len(data.weights) == len(data.pairs or data.photographs) and all(_is_weight(w) for w in data.weights)),
+            "empty, or a number above 0 for each folder to train on",
+        ),
+        ("data.workers", 0 <= data.workers <= 256, "from 0 to 256"),
         ("data.cache_gigabytes", 0 <= data.cache_gigabytes < math.inf, "at least 0"),
         ("train.steps", train.steps >= 0, "at least 0"),
         ("train.epochs", train.epochs >= 0, "at least 0"),
@@ -210,6 +227,14 @@ def _check_size(name: str, value: Any) -> None:
     least = 0 if name in ("blocks", "depth") else 1
     if any(isinstance(v, int) and v < least for v in (value if isinstance(value, tuple) else (value,))):
         raise ValueError(f"config.model.overrides.{name}={value!r} must be at least {least}")
+
+
+def _are_folders(value: tuple) -> bool:
+    return all(isinstance(folder, str) and folder for folder in value) and len(set(value)) == len(value)
+
+
+def _is_weight(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
 
 
 def _is_size(value: tuple) -> bool:

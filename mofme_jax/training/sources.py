@@ -1,17 +1,18 @@
-"""The photographs a run trains and is judged on, opened and checked before any work starts."""
+"""The images a run trains and is judged on, opened and checked before any work starts."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
-from mofme_jax.data.folders import PairFolder, PhotographFolder, pair_splits
+from mofme_jax.data.fetch import cache_folder, photographs_folder
+from mofme_jax.data.folders import ArraySource, PairFolder, PhotographFolder, Source, TrainingImages, open_pairs
+from mofme_jax.data.layouts import TRAIN, Layout, Listing
 from mofme_jax.data.photos import embedded_photographs
-from mofme_jax.evaluation.evaluator import Case, cut_to_middle, weather_cases
+from mofme_jax.evaluation.cases import Case, cut_to_middle, weather_cases
 from mofme_jax.training.options import Options
+from mofme_jax.viz import ProgressBar
 
 WINDOW = 11
 """Pixels on the side of SSIM's window: the smallest image that can be judged."""
@@ -25,18 +26,18 @@ class Sources:
     """What a run sees.
 
     Attributes:
-      training: random access to (H, W, 3) uint8 photographs or, if `paired`, (H, W, 6) [input | target].
+      training: the sources to mix, of (H, W, 3) uint8 photographs or, if `paired`, (H, W, 6) [input | target].
       cases: makes the evaluation's cases, the same at every call.
       paired: whether the inputs are given, rather than made from the targets.
     """
 
-    training: Sequence[np.ndarray]
+    training: list[TrainingImages]
     cases: Callable[[], Iterable[Case]]
     paired: bool
 
 
 def open_sources(options: Options) -> Sources:
-    """Opens what the `data` section names.
+    """Opens what the `data` section names, checks every image as far as its header, and those that memory holds whole.
 
     Raises:
       ValueError, OSError: naming the folder or file and the remedy.
@@ -47,78 +48,123 @@ def open_sources(options: Options) -> Sources:
 def _photographs(options: Options) -> Sources:
     """Clean photographs; their weather is synthesised."""
     data = options.data
-    cache_bytes = int(data.cache_gigabytes * 2**30)
-    training: Sequence[np.ndarray]
+    training: list[Source]
     if data.tfds:
-        from mofme_jax.data.builders import photograph_source  # only who asks for TFDS waits for its import
+        from mofme_jax.data import prepared  # only who asks for TFDS waits for its import
 
-        config, manual_dir = ("folder", data.photographs) if data.photographs else ("embedded", None)
-        prepared = photograph_source(data.tfds, "train", config, manual_dir, cache_bytes=cache_bytes)
-        names, training = prepared.names, prepared
+        if data.photographs:
+            prepared.build(data.photographs[0], data.tfds, "photographs")
+        training = [prepared.photograph_source(data.tfds, TRAIN, "folder" if data.photographs else "embedded")]
     elif data.photographs:
-        folder = PhotographFolder(data.photographs, cache_bytes)
-        names, training = folder.names, folder
+        training = [PhotographFolder(_train_folder(folder)) for folder in data.photographs]
     else:
-        names, training = map(list, zip(*embedded_photographs("train").items(), strict=True))
-    for name, photograph in zip(names, training, strict=True):
-        _check_size(f"photograph {name}", photograph.shape[:2], data.crop, CROP_REMEDY)
+        training = [ArraySource(embedded_photographs("train"))]
+    for source in training:
+        _check_sizes(source, data.crop, CROP_REMEDY)
+    validation: Source = ArraySource(embedded_photographs("validation"))
     if data.validation:
-        folder = PhotographFolder(data.validation, cache_bytes=0)
-        validation = dict(zip(folder.names, folder, strict=True))
-    else:
-        validation = embedded_photographs("validation")
-    for name, photograph in validation.items():
-        _check_size(f"photograph {name}", photograph.shape[:2], WINDOW, WINDOW_REMEDY)
+        validation = PhotographFolder(data.validation)
+    _check_sizes(validation, WINDOW, WINDOW_REMEDY)
     settings = options.evaluation
-    cases = partial(weather_cases, validation, data.weathers, repeats=settings.repeats, max_side=settings.max_side)
-    return Sources(training, cases, paired=False)
+
+    def cases() -> Iterable[Case]:
+        photographs = {name: validation[index]["image"] for index, name in enumerate(validation.names)}
+        return weather_cases(
+            photographs,
+            data.weathers,
+            repeats=settings.repeats,
+            max_side=settings.max_side,
+            cache=cache_folder() / "evaluation",
+        )
+
+    return Sources(_in_memory(training, options), cases, paired=False)
+
+
+def _train_folder(folder: str) -> Path:
+    """A folder of photographs may keep those to train on in train/, apart from others."""
+    path = Path(folder).expanduser()
+    if not path.exists() and path.absolute().is_relative_to(photographs_folder()):
+        raise FileNotFoundError(f"{path} is not there yet: `mofme data fetch-photos` fetches these photographs")
+    return path / TRAIN if (path / TRAIN).is_dir() else path
 
 
 def _pairs(options: Options) -> Sources:
-    """Given pairs: train/ to learn from, every other split to be judged on, each a row of the table.
-
-    All are looked at now, but only as far as their headers: sets of pairs are large.
-    """
-    data, root = options.data, Path(options.data.pairs).expanduser()
-    splits = pair_splits(root)
-    tests = [split for split in splits if split != "train"]
-    if "train" not in splits or not tests:
-        raise FileNotFoundError(f"{root} needs a split train and another to evaluate on; it has {', '.join(splits)}")
-    training = PairFolder(root / "train", data.resize, int(data.cache_gigabytes * 2**30))
-    folders = {split: PairFolder(root / split, data.resize, cache_bytes=0) for split in tests}
-    _check_pairs(training, data.crop, CROP_REMEDY)
-    for folder in folders.values():
-        _check_pairs(folder, WINDOW, WINDOW_REMEDY)
+    """Given pairs: the split train to learn from, every other to be judged on, each a row of the table."""
+    data = options.data
+    listings = {Path(root).expanduser().absolute(): open_pairs(root) for root in data.pairs}
+    training: list[Source] = []
+    tests: dict[str, Source] = {}
+    for root, (layout, listing) in listings.items():
+        open_split = _opener(data.tfds, root, layout, listing)
+        if listing.left_out:
+            left_out = len(listing.left_out)
+            print(f"{root}: {left_out} training pairs are left out, because their scenes are judged on", flush=True)
+        if listing.splits.get(TRAIN):
+            training.append(open_split(TRAIN))
+            _check_sizes(training[-1], 1 if data.resize else data.crop, CROP_REMEDY)
+        for split, pairs in listing.splits.items():
+            if split != TRAIN and all(pair.target for pair in pairs):
+                name = split if len(listings) == 1 else f"{root.name}/{split}"
+                tests[name] = open_split(split)
+                _check_sizes(tests[name], WINDOW, WINDOW_REMEDY)
+    if len(training) < len(listings) or not tests:
+        raise FileNotFoundError(
+            "pairs to train on need a split train, and one of them another to be judged on; there are "
+            + "; ".join(f"{root}: {', '.join(listing.splits)}" for root, (_, listing) in listings.items())
+        )
 
     def cases() -> Iterable[Case]:
-        for split, folder in folders.items():
-            for name, pair in zip(folder.names, folder, strict=True):
-                cut = cut_to_middle(pair, options.evaluation.max_side)
-                yield Case(split, name, cut[..., :3], cut[..., 3:])
+        for name, source in tests.items():
+            for example in source:
+                degraded, target = (cut_to_middle(example[k], options.evaluation.max_side) for k in ("input", "target"))
+                yield Case(name, example["input_name"], degraded, target)
 
-    return Sources(training, cases, paired=True)
-
-
-def _check_size(name: str, size: Sequence[int], least: int, whose: str) -> None:
-    if min(size) < least:
-        raise ValueError(f"{name} is {size[1]} x {size[0]} pixels, smaller than the {least} of {whose}")
+    return Sources(_in_memory(training, options), cases, paired=True)
 
 
-def _check_pairs(folder: PairFolder, least: int, whose: str) -> None:
-    """Raises ValueError for the first pair that is no pair of images, of two sizes, or too small."""
-    for paths in folder.pairs:
-        # sides in ascending order, because a camera's orientation may turn one image of a pair and not the other
-        sides = [sorted(_header_size(path)) for path in paths]
-        if folder.resize:
-            continue
-        if sides[0] != sides[1]:
-            raise ValueError(f"{paths[0]} and {paths[1]} differ in size: make them one, or set config.data.resize")
-        _check_size(str(paths[0]), sides[0], least, whose)
+def _opener(tfds: str, root: Path, layout: Layout, listing: Listing) -> Callable[[str], Source]:
+    """What opens a split: of the folder itself, or of the set that TFDS keeps of it, built where it is not there."""
+    if not tfds:
+        return partial(PairFolder, listing)
+    from mofme_jax.data import prepared  # only who asks for TFDS waits for its import
+
+    prepared.build(root, tfds, layout.name)
+    return partial(prepared.pair_source, tfds, layout=layout.name)
 
 
-def _header_size(path: Path) -> tuple[int, int]:
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} cannot be read as a photograph: {error}. Replace or remove it.") from error
+def _in_memory(sources: list[Source], options: Options) -> list[TrainingImages]:
+    """The sources with memory for decoded images, shared by their lengths and by the workers."""
+    data = options.data
+    total = sum(len(source) for source in sources)
+    memory = data.cache_gigabytes * 2**30 / max(1, data.workers)
+    kept = [TrainingImages(source, data.resize, int(memory * len(source) / total)) for source in sources]
+    if not data.workers:  # workers have memories of their own
+        for images in kept:
+            with ProgressBar(len(images), "reading images") as bar:
+                for read in images.fill():
+                    bar.update(read)
+    return kept
+
+
+def _check_sizes(source: Source, least: int, whose: str) -> None:
+    """Raises ValueError for the first image that is none, too small, or of another size than its target."""
+    with ThreadPoolExecutor(8) as pool, ProgressBar(len(source), "checking sizes") as bar:
+        for index, size in enumerate(pool.map(source.size, range(len(source)))):
+            if min(size) < least:
+                raise ValueError(
+                    f"photograph {source.names[index]} is {size[1]} x {size[0]} pixels, "
+                    f"smaller than the {least} of {whose}"
+                )
+            bar.update(index + 1)
+
+
+def batch_groups(options: Options, paired: bool) -> int:
+    """How many parts a batch can be split into: every part holds each weather once (pairs: one image).
+
+    Raises:
+      ValueError: the batch cannot be dealt out to the weathers.
+    """
+    weathers = 1 if paired else len(options.data.weathers)
+    if options.train.batch % weathers:
+        raise ValueError(f"config.train.batch={options.train.batch} must be a multiple of {weathers}, its weathers")
+    return options.train.batch // weathers

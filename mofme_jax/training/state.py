@@ -54,9 +54,15 @@ def bad_steps_in_a_row(state: TrainState) -> jax.Array:
     return state.opt_state.notfinite_count
 
 
+def keys_of_run(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The key of the parameters, and that which the keys of all steps come from."""
+    params_key, run_key = jax.random.split(key)
+    return params_key, run_key
+
+
 def init_state(model: nn.Module, optimiser: optax.GradientTransformation, key: jax.Array, size: int) -> TrainState:
     """The state before the first step. size: pixels on a side of the image the parameters are made with."""
-    params_key, run_key = jax.random.split(key)
+    params_key, run_key = keys_of_run(key)
     params = model.init(params_key, jnp.zeros((1, size, size, 3)))["params"]
     return TrainState(
         step=jnp.zeros((), jnp.int32),

@@ -4,6 +4,7 @@ Axis glossary: `B` images, `H W` pixels, `C` channels, `T` tokens of a batch, `E
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,7 +18,9 @@ from mofme_jax.training import losses
 from mofme_jax.training.state import TrainState, ema_decay
 
 
-def put_weather(key: jax.Array, images: jax.Array, weathers: tuple[str, ...], clean_share: float) -> jax.Array:
+def put_weather(
+    key: jax.Array, images: jax.Array, weathers: tuple[str, ...], clean_share: float
+) -> tuple[jax.Array, dict[str, Any]]:
     """Fresh weather for a batch: image i gets `weathers[i % n]`, or none at all with a chance of clean_share.
 
     Every image's key depends on `key` and i alone. The kinds are dealt out, not drawn, so that one step computes
@@ -30,18 +33,19 @@ def put_weather(key: jax.Array, images: jax.Array, weathers: tuple[str, ...], cl
       clean_share: in [0, 1].
 
     Returns:
-      (B, H, W, 3) in [0, 1].
+      (B, H, W, 3) in [0, 1]; and what was drawn: "severities", for each of `weathers` a dict of them, (B / n,) each,
+      and "stays_clean", (B,).
     """
     batch, n = images.shape[0], len(weathers)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch))
     groups, group_keys = images.reshape(batch // n, n, *images.shape[1:]), keys.reshape(batch // n, n)
     by_weather = [
-        jax.vmap(lambda k, x, name=name: degrade(k, x, name)[0])(group_keys[:, i], groups[:, i])
-        for i, name in enumerate(weathers)
+        jax.vmap(partial(degrade, weather=name))(group_keys[:, i], groups[:, i]) for i, name in enumerate(weathers)
     ]
-    degraded = jnp.stack(by_weather, axis=1).reshape(images.shape)
+    degraded = jnp.stack([image for image, _ in by_weather], axis=1).reshape(images.shape)
     stays_clean = jax.vmap(lambda k: jax.random.bernoulli(jax.random.fold_in(k, 7), clean_share))(keys)
-    return jnp.where(stays_clean[:, None, None, None], images, degraded)
+    drawn = {"severities": [severity for _, severity in by_weather], "stays_clean": stays_clean}
+    return jnp.where(stays_clean[:, None, None, None], images, degraded), drawn
 
 
 def augment(key: jax.Array, images: jax.Array, colour_share: float, sky_share: float) -> jax.Array:
@@ -66,6 +70,49 @@ def augment(key: jax.Array, images: jax.Array, colour_share: float, sky_share: f
     return jax.vmap(one)(keys, images)
 
 
+def make_examples(
+    key: jax.Array,
+    photographs: jax.Array,
+    *,
+    weathers: tuple[str, ...] | None,
+    clean_share: float,
+    colour_share: float,
+    sky_share: float,
+) -> tuple[jax.Array, jax.Array, dict[str, Any]]:
+    """What a step learns from, made of what the host sends.
+
+    Args:
+      key: see `step_keys`.
+      photographs: (B, H, W, 3) uint8; or pairs (B, H, W, 6), [input | target], where weathers is None.
+      weathers, clean_share: see `put_weather`.
+      colour_share, sky_share: see `augment`; not done to pairs.
+
+    Returns:
+      degraded and target, (B, H, W, 3) in [0, 1], and what was drawn, see `put_weather`; nothing for pairs.
+    """
+    pixels = photographs.astype(jnp.float32) / 255.0
+    if weathers is None:
+        degraded, target = jnp.split(pixels, 2, axis=-1)
+        return degraded, target, {}
+    augment_key, weather_key = key
+    target = augment(augment_key, pixels, colour_share, sky_share)
+    degraded, drawn = put_weather(weather_key, target, weathers, clean_share)
+    return degraded, target, drawn
+
+
+def step_keys(key: jax.Array, step: jax.Array | int) -> tuple[jax.Array, jax.Array]:
+    """The keys of a step, a function of the run's seed and the step alone.
+
+    Args:
+      key: the data of the run's key, as the state holds it. step: steps taken before.
+
+    Returns:
+      (2,) keys for `make_examples`, and the key of the dropout.
+    """
+    keys = jax.random.split(jax.random.fold_in(jax.random.wrap_key_data(key), step), 3)
+    return keys[:2], keys[2]
+
+
 def make_train_step(
     model: nn.Module,
     optimiser: optax.GradientTransformation,
@@ -84,8 +131,7 @@ def make_train_step(
       model: a Restorer.
       optimiser: see `make_optimiser`.
       image_loss: (restored, target) -> (B,) loss of each image.
-      weathers, clean_share: see `put_weather`; weathers None: the batches are pairs.
-      colour_share, sky_share: see `augment`; not done to pairs.
+      weathers, clean_share, colour_share, sky_share: see `make_examples`.
       decay: of the parameters' moving average.
       router_weights: weights of the routers' "importance", "load" and "z" terms; 0 leaves one out.
 
@@ -100,14 +146,15 @@ def make_train_step(
         return loss + router_terms(aux, router_weights), restored
 
     def step(state: TrainState, photographs: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
-        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-        augment_key, weather_key, dropout_key = jax.random.split(key, 3)
-        pixels = photographs.astype(jnp.float32) / 255.0
-        if weathers is None:
-            degraded, target = jnp.split(pixels, 2, axis=-1)
-        else:
-            target = augment(augment_key, pixels, colour_share, sky_share)
-            degraded = put_weather(weather_key, target, weathers, clean_share)
+        example_keys, dropout_key = step_keys(state.key, state.step)
+        degraded, target, _ = make_examples(
+            example_keys,
+            photographs,
+            weathers=weathers,
+            clean_share=clean_share,
+            colour_share=colour_share,
+            sky_share=sky_share,
+        )
         (loss, restored), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params, degraded, target, dropout_key)
         updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)

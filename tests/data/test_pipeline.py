@@ -1,11 +1,13 @@
 """The training stream: what it yields, that its seed decides it, and that it goes on where it stopped."""
 
+import hashlib
 import json
 from itertools import product
 
 import numpy as np
 import pytest
 
+from mofme_jax.data.folders import PhotographFolder, TrainingImages
 from mofme_jax.data.pipeline import RandomCrop, training_stream
 
 CROP = 6
@@ -20,8 +22,9 @@ def photograph(index, height, width):
 PHOTOGRAPHS = [photograph(0, 11, 17), photograph(1, 9, 7), photograph(2, CROP, CROP)]
 
 
-def stream(photographs=PHOTOGRAPHS, *, batch=4, min_scale=1.0, seed=0, **processes):
-    return training_stream(photographs, batch=batch, crop=CROP, min_scale=min_scale, seed=seed, **processes)
+def stream(photographs=PHOTOGRAPHS, *, batch=4, min_scale=1.0, seed=0, **others):
+    sources = others.pop("sources", [photographs])
+    return training_stream(sources, batch=batch, crop=CROP, min_scale=min_scale, seed=seed, **others)
 
 
 def take(iterator, count):
@@ -88,12 +91,103 @@ def test_it_goes_on_from_a_saved_position(position):
     np.testing.assert_array_equal(take(iterator, 6), expected)
 
 
-def test_two_processes_share_the_elements_of_one():
-    whole = take(stream(batch=4), 8)
-    parts = [take(stream(batch=4, process_index=i, process_count=2), 8) for i in range(2)]
-    assert parts[0].shape == (8, 2, CROP, CROP, 3)
-    # turn by turn: together they are the one stream, so nothing is lost and nothing is in both
-    np.testing.assert_array_equal(np.stack(parts, axis=2).reshape(whole.shape), whole)
+TWO_SOURCES = [PHOTOGRAPHS, [photograph(3, 8, 8), photograph(4, 10, 6)]]
+
+
+def digest(processes=1, stop=None, **others):
+    """Hash of the first 200 global batches, each the processes' parts one behind the other; stopped once on the way."""
+
+    def start(positions):
+        settings = dict(sources=TWO_SOURCES, batch=8, min_scale=0.5, process_count=processes, **others)
+        streams = [stream(process_index=index, **settings) for index in range(processes)]
+        for part, position in zip(streams, positions, strict=True):
+            part.set_state(json.loads(position))
+        return streams
+
+    found = hashlib.sha256()
+    parts = start(['{"batches": 0}'] * processes)
+    for number in range(200):
+        if number == stop:  # nothing but the positions is left
+            positions = [json.dumps(part.get_state()) for part in parts]
+            for part in parts:
+                part.close()
+            parts = start(positions)
+        found.update(np.concatenate([next(part) for part in parts]).tobytes())
+    for part in parts:
+        part.close()
+    return found.hexdigest()
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return digest()
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_the_first_batches_are_the_same_on_any_number_of_processes(processes, whole):
+    assert digest(processes) == whole
+
+
+@pytest.mark.parametrize("stop", [1, 2, 63, 199])
+def test_the_first_batches_are_the_same_across_a_stop(stop, whole):
+    assert digest(stop=stop) == whole
+
+
+@pytest.mark.parametrize(("workers", "processes", "stop"), [(3, 1, None), (1, 2, 100)])
+def test_the_first_batches_are_the_same_with_workers(workers, processes, stop, whole):
+    assert digest(processes, stop, workers=workers) == whole
+
+
+def test_processes_read_no_image_of_another():
+    read = []
+
+    class Noted(list):
+        def __getitem__(self, index):
+            read.append(index)
+            return super().__getitem__(index)
+
+    images = Noted(photograph(i, CROP, CROP) for i in range(64))
+    part = stream(images, batch=8, process_index=1, process_count=4)
+    seen = {int(i) for i in take(part, 8)[..., 0].ravel()}
+    part.close()
+    assert len(seen) == 16
+    # what is read ahead, at most 16 batches of 2 in 2 threads, comes from later passes
+    assert len(read) <= 16 + 2 * (16 + 4)
+
+
+def test_sources_are_mixed_by_their_weights():
+    few, many = [photograph(0, CROP, CROP)], [photograph(i, CROP, CROP) for i in range(1, 10)]
+    for weights, share in [((), 0.1), ((1, 1), 0.5), ((3.0, 1.0), 0.75)]:
+        indices = take(stream(sources=[few, many], weights=weights, batch=20), 10)[..., 0, 0, 0]
+        assert np.mean(indices == 0) == pytest.approx(share, abs=0.006)
+        # evenly, not in a run of the one and then of the other
+        assert np.abs(np.mean(indices == 0, axis=1) - share).max() <= 0.05
+
+
+def test_each_source_is_shuffled_anew_each_pass():
+    sources = [[photograph(10 * s + i, CROP, CROP) for i in range(5)] for s in range(2)]
+    order = take(stream(sources=sources, batch=10), 6)[..., 0, 0, 0].astype(int)
+    places = [order[order // 10 == s].reshape(6, 5) % 10 for s in range(2)]
+    for passes in places:
+        np.testing.assert_array_equal(np.sort(passes, axis=1), np.tile(np.arange(5), (6, 1)))
+        assert len({tuple(p) for p in passes}) > 1
+    assert (places[0] != places[1]).any()  # nor alike
+
+
+@pytest.mark.parametrize("weights", [(1.0,), (1.0, 0.0), (1.0, -1.0), (1.0, float("inf"))])
+def test_weights_that_will_not_do_are_an_error(weights):
+    with pytest.raises(ValueError, match="above 0 for each of the 2 sources"):
+        stream(sources=TWO_SOURCES, weights=weights)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_damaged_file_is_named(workers, tmp_path):
+    (tmp_path / "b.png").write_bytes(b"no picture")
+    images = TrainingImages(PhotographFolder(tmp_path))
+    broken = stream(images, workers=workers)
+    with pytest.raises(ValueError, match=r"b\.png cannot be read"):
+        next(broken)
+    broken.close()
 
 
 def test_a_process_goes_on_from_its_own_position():

@@ -1,9 +1,10 @@
-"""Scores: the cases are fixed, the means are over images, an input that is its target is told apart."""
+"""Scores: the means are over images, an input that is its target is told apart."""
 
 import numpy as np
 import pytest
 
-from mofme_jax.evaluation.evaluator import Case, cut_to_middle, evaluate, weather_cases
+from mofme_jax.evaluation.cases import Case
+from mofme_jax.evaluation.evaluator import evaluate
 from mofme_jax.evaluation.metrics import psnr, ssim
 
 RNG = np.random.default_rng(0)
@@ -15,49 +16,6 @@ def picture(height=24, width=24):
 
 def unchanged(image):
     return image, np.zeros(image.shape[:2], np.float32)
-
-
-@pytest.fixture(scope="module")
-def photographs():
-    return {"a": picture(), "b": picture(40, 24)}
-
-
-@pytest.fixture(scope="module")
-def cases(photographs):
-    return list(weather_cases(photographs, ("haze",), repeats=2, max_side=24))
-
-
-def test_every_photograph_gets_every_weather_and_once_none(cases, photographs):
-    assert [(case.name, case.group) for case in cases] == [
-        ("a", "haze"), ("a", "haze"), ("a", "clean"), ("b", "haze"), ("b", "haze"), ("b", "clean"),
-    ]  # fmt: skip
-    for case in cases:
-        assert case.degraded.dtype == case.target.dtype == np.uint8
-        assert case.degraded.shape == case.target.shape == (24, 24, 3)
-        assert np.array_equal(case.degraded, case.target) == (case.group == "clean")
-    np.testing.assert_array_equal(cases[0].target, photographs["a"])
-    np.testing.assert_array_equal(cases[3].target, photographs["b"][8:32])
-    assert not np.array_equal(cases[0].degraded, cases[1].degraded)  # two draws
-
-
-def test_the_cases_are_the_same_at_every_call(cases, photographs):
-    for case, again in zip(cases, weather_cases(photographs, ("haze",), repeats=2, max_side=24), strict=True):
-        np.testing.assert_array_equal(case.degraded, again.degraded)
-
-
-def test_another_weather_beside_it_changes_no_case(cases, photographs):
-    both = [c for c in weather_cases(photographs, ("clean", "haze"), repeats=2, max_side=24) if c.group == "haze"]
-    for case, again in zip([c for c in cases if c.group == "haze"], both, strict=True):
-        np.testing.assert_array_equal(case.degraded, again.degraded)
-
-
-@pytest.mark.parametrize(
-    ("size", "expected"), [((10, 10), (0, 0, 10, 10)), ((20, 5), (4, 0, 12, 5)), ((13, 40), (0, 14, 12, 12))]
-)
-def test_the_middle_of_an_image(size, expected):
-    image = picture(*size)
-    top, left, height, width = expected
-    np.testing.assert_array_equal(cut_to_middle(image, 12), image[top : top + height, left : left + width])
 
 
 def test_scores_are_means_over_images_and_the_first_of_each_group_is_kept():

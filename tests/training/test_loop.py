@@ -112,7 +112,7 @@ def test_summarise_means_the_good_steps_and_counts_the_bad_ones():
     [
         ({"model.variant": "huge"}, "variant 'huge' is unknown"),
         ({"model.top_k": 9}, "top_k=9 .* num_experts=4"),
-        ({"data.photographs": "/no/such/folder"}, "no folder /no/such/folder"),
+        ({"data.photographs": ("/no/such/folder",)}, "no folder /no/such/folder"),
         ({"data.crop": 400}, r"photograph .* smaller than the 400 of config.data.crop"),
         ({"train.batch": 3, "data.weathers": ("haze", "snow")}, "train.batch=3 must be a multiple of 2"),
         ({"train.steps": 0}, "train.steps=0 must be above 0 and config.train.epochs 0"),
@@ -139,9 +139,10 @@ def test_a_folder_of_photographs_is_looked_through_at_once(kind, section, make_c
         (folder / "a.png").write_text("not a picture")
     if kind == "small":
         Image.new("RGB", (40, 10)).save(folder / "a.png")
+    where = (str(folder),) if section == "photographs" else str(folder)
     message = {"empty": "No photograph in", "no image": "a.png cannot be read", "small": "a.png is 40 x 10 pixels"}
     with pytest.raises((ValueError, OSError), match=message[kind]):
-        train_and_evaluate(make_config(**{f"data.{section}": str(folder)}), tmp_path / "run")
+        train_and_evaluate(make_config(**{f"data.{section}": where}), tmp_path / "run")
 
 
 def write_pairs(root, sizes):
@@ -156,8 +157,8 @@ def write_pairs(root, sizes):
 
 def test_pairs_are_trained_on_and_each_other_split_is_a_row_of_the_report(make_config, tmp_path, compiled_once):
     write_pairs(tmp_path / "pairs", {"train": (20, 30), "test_rain": (12, 40), "test_fog": (24, 24)})
-    changes = {"data.pairs": str(tmp_path / "pairs"), "train.steps": 0, "train.epochs": 3, "model.overrides.depth": 0}
-    config = make_config(**changes)
+    changes = {"train.steps": 0, "train.epochs": 3, "model.overrides.depth": 0}
+    config = make_config(**changes, **{"data.pairs": (str(tmp_path / "pairs"),)})
     report = train_and_evaluate(config, tmp_path / "run")
     assert report["steps"] == 3  # two pairs, batches of two
     assert list(report["scores"]) == ["test_fog", "test_rain"]
@@ -169,20 +170,20 @@ def test_pairs_are_trained_on_and_each_other_split_is_a_row_of_the_report(make_c
     [
         ({"train": (15, 30), "test": (20, 20)}, "0.png is 30 x 15 pixels, smaller than the 16 of config.data.crop"),
         ({"train": (20, 30), "test": (10, 20)}, "0.png is 20 x 10 pixels, smaller than the 11 of SSIM's window"),
-        ({"train": (20, 30)}, "needs a split train and another"),
+        ({"train": (20, 30)}, "another to be judged on"),
     ],
 )
 def test_pairs_that_will_not_do_are_found_at_once(sizes, message, make_config, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "init_state", lambda *args: pytest.fail("work was begun"))
     write_pairs(tmp_path / "pairs", sizes)
     with pytest.raises((ValueError, OSError), match=message):
-        train_and_evaluate(make_config(**{"data.pairs": str(tmp_path / "pairs")}), tmp_path / "run")
+        train_and_evaluate(make_config(**{"data.pairs": (str(tmp_path / "pairs"),)}), tmp_path / "run")
 
 
 def test_a_damaged_or_unequal_pair_is_named_at_once(make_config, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "init_state", lambda *args: pytest.fail("work was begun"))
     write_pairs(tmp_path, {"train": (20, 30), "test": (20, 20)})
-    config = make_config(**{"data.pairs": str(tmp_path)})
+    config = make_config(**{"data.pairs": (str(tmp_path),)})
     Image.new("RGB", (20, 21)).save(tmp_path / "test" / "gt" / "1.png")
     with pytest.raises(ValueError, match=r"test/input/1.png and .*test/gt/1.png differ in size"):
         train_and_evaluate(config, tmp_path / "run")

@@ -14,7 +14,11 @@ from tests.fakes import Gain
 
 KEY = jax.random.key(5)
 IMAGES = jax.random.uniform(jax.random.key(1), (4, 20, 20, 3))
-weathered = jax.jit(put_weather, static_argnums=(2, 3))
+put = jax.jit(put_weather, static_argnums=(2, 3))
+
+
+def weathered(*arguments):
+    return put(*arguments)[0]
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +33,19 @@ def test_each_place_gets_its_weather_by_its_own_key(hazy):
         np.testing.assert_allclose(hazy[i], expected, atol=1.01 / 255)
     assert not np.allclose(hazy[0], IMAGES[0], atol=0.02)
     np.testing.assert_array_equal(hazy[1::2], IMAGES[1::2])
+
+
+def test_what_was_drawn_is_told():
+    images, drawn = put(KEY, IMAGES, ("haze", "clean"), 0.5)
+    for i in range(4):
+        weather = ("haze", "clean")[i % 2]
+        _, expected = jax.jit(degrade, static_argnums=2)(jax.random.fold_in(KEY, i), IMAGES[i], weather)
+        told = {name: values[i // 2] for name, values in drawn["severities"][i % 2].items()}
+        assert told.keys() == expected.keys()
+        for name, value in expected.items():
+            np.testing.assert_allclose(told[name], value, rtol=1e-5)
+    same = np.asarray((images == IMAGES).all(axis=(1, 2, 3)))
+    np.testing.assert_array_equal(drawn["stays_clean"][::2], same[::2])
 
 
 def test_a_picture_does_not_depend_on_the_batch_around_it(hazy):
