@@ -80,10 +80,11 @@ def throughput() -> None:
     for name, found in rates.items():
         print(f"{name:<36}{statistics.median(found):>8.0f}{min(found):>8.0f}{max(found):>8.0f}")
     if "PNG files, DataLoader, 2 workers" in rates:
-        pairs = zip(rates["PNG files, 2 workers"], rates["PNG files, DataLoader, 2 workers"], strict=True)
-        ratios = [ours / theirs for ours, theirs in pairs]
-        print(f"PNG files, 2 workers: {statistics.median(ratios):.2f} x the DataLoader's rate "
-              f"({min(ratios):.2f} to {max(ratios):.2f} over the rounds), torch {version('torch')}")  # fmt: skip
+        for name in ("PNG files, threads", "PNG files, 2 workers"):
+            pairs = zip(rates[name], rates["PNG files, DataLoader, 2 workers"], strict=True)
+            ratios = [ours / theirs for ours, theirs in pairs]
+            print(f"{name}: {statistics.median(ratios):.2f} x the rate of the DataLoader with 2 workers "
+                  f"({min(ratios):.2f} to {max(ratios):.2f} over the rounds), torch {version('torch')}")  # fmt: skip
     else:
         print("torch is not installed: no DataLoader to compare with")
 
