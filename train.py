@@ -1,10 +1,11 @@
 """Trains MoFME: `python train.py --config configs/default.py --workdir runs/default [--config.field=value]`."""
 
+import signal
 import sys
 
 from absl import app, flags, logging
 
-from mofme_jax.config_file import define_config, no_config, unknown_field
+from mofme_jax.config_file import define_config, no_config, quote_folders, unknown_field
 
 flags.DEFINE_string("workdir", "runs/default", "Where the run is kept; a run there is gone on with.")
 
@@ -14,7 +15,7 @@ def parse(argv: list[str]) -> list[str]:
     try:
         # here, because the fields of the default config are parsed as soon as it is defined
         define_config(flags.FLAGS)
-        return flags.FLAGS(argv)
+        return flags.FLAGS(quote_folders(argv))
     except flags.Error as error:
         sys.exit(f"train.py: {error}")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -34,6 +35,7 @@ def main(argv: list[str]) -> None:
         sys.exit(f"train.py: {no_config(error)}")
     from mofme_jax.training import train_and_evaluate
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what a scheduler sends: ends as Ctrl-C does
     try:
         train_and_evaluate(config, flags.FLAGS.workdir)
     except (ValueError, OSError, ImportError, FloatingPointError) as error:

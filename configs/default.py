@@ -34,7 +34,7 @@ def get_config() -> ConfigDict:
     config.data.pairs = ()  # folders of pairs, in any layout known, instead of synthesised weather
     config.data.weights = ()  # share of the examples from each folder; (): by the number of its images
     config.data.tfds = ""  # folder in which TFDS keeps what to train on as array_record; "": no such copy
-    config.data.validation = ""  # folder of clean photographs to evaluate on; "": the two embedded ones
+    config.data.validation = ""  # folder of clean photographs to evaluate on; "": validation/ beside those, or embedded
     config.data.resize = ()  # (H, W) to which pairs are resized first, bicubic; (): as they are
     config.data.crop = 96  # pixels on a training crop's side
     config.data.min_scale = 0.35  # crops are shrunk by up to this factor: more content, more scales

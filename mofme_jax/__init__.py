@@ -2,7 +2,8 @@
 
     from mofme_jax import Restorer, build, load, restore
 
-Names are brought in when they are first used: importing the modules pulls in no data pipeline, and reading data no JAX.
+Names are brought in when they are first used: importing the modules pulls in no data pipeline, and commands that look
+at data wait for no JAX.
 """
 
 from importlib import import_module

@@ -2,8 +2,10 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import mofme_jax
 
@@ -53,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
         "Finds the layout of a folder, counts, and names every file that is missing, unreadable, odd, doubled or "
         "known from another split. Exit status 1 when something is wrong.",
     )
-    doctor.add_argument("folder", metavar="DIR", help="the set's folder")
+    doctor.add_argument("folder", type=_path, metavar="DIR", help="the set's folder")
     doctor.add_argument("--layout", help="the layout it has to have; found by itself otherwise")
     doctor.add_argument("--json", action="store_true", help="print all findings as JSON")
 
@@ -64,17 +66,20 @@ def _parser() -> argparse.ArgumentParser:
         "Takes 91 photographs to train on and 4 to be judged by out of the Debian package gcompris-qt-data, into the "
         "user's cache, with their licences. configs/photos.py trains on them.",
     )
-    fetch.add_argument("--source", metavar="PATH", help="the package, a .deb or unpacked; fetched by apt otherwise")
-    fetch.add_argument("--to", metavar="DIR", help="where to; the user's cache otherwise")
+    fetch.add_argument(
+        "--source", type=_path, metavar="PATH", help="the package, a .deb or unpacked; fetched by apt otherwise"
+    )
+    fetch.add_argument("--to", type=_path, metavar="DIR", help="where to; the user's cache otherwise")
 
     build = command(
         "build",
         _build,
         "build a TFDS set in array_record files from a folder",
-        "Builds a set that TFDS and Grain read, without TensorFlow; config.data.tfds=DATA_DIR trains from it.",
+        "Builds a set that TFDS and Grain read, without TensorFlow; config.data.tfds=DATA_DIR "
+        "beside config.data.pairs=DIR (or photographs) trains from it.",
     )
-    build.add_argument("folder", metavar="DIR", help="the set's folder, in any layout known")
-    build.add_argument("--to", metavar="DATA_DIR", required=True, help="the folder of TFDS sets")
+    build.add_argument("folder", type=_path, metavar="DIR", help="the set's folder, in any layout known")
+    build.add_argument("--to", type=_path, metavar="DATA_DIR", required=True, help="the folder of TFDS sets")
     build.add_argument("--layout", help="the layout it has to have; found by itself otherwise")
 
     preview = command(
@@ -85,11 +90,20 @@ def _parser() -> argparse.ArgumentParser:
         "--config.field=value.",
     )
     preview.add_argument("--config", metavar="FILE", help="the config (default: configs/default.py)")
-    preview.add_argument("--out", default="preview.png", metavar="FILE", help="the picture (default: preview.png)")
+    preview.add_argument(
+        "--out", type=_path, default="preview.png", metavar="FILE", help="the picture (default: preview.png)"
+    )
     preview.add_argument("--step", type=int, default=0, help="steps of training before it (default: 0)")
     preview.add_argument("--count", type=int, default=16, help="examples (default: 16)")
     preview.set_defaults(takes_config=True)
     return parser
+
+
+def _path(text: str) -> Path:
+    try:
+        return Path(text or os.devnull).expanduser()  # "" is no way to say the current folder
+    except RuntimeError as error:
+        raise argparse.ArgumentTypeError(f"{text}: {error}") from None
 
 
 # The imports are in the commands: each waits for its own libraries only.

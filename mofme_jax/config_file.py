@@ -1,5 +1,6 @@
 """Config files on a command line: `--config path` and `--config.field=value`, for commands and for train.py."""
 
+import re
 import warnings
 from collections.abc import Sequence
 
@@ -7,6 +8,14 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 DEFAULT = "configs/default.py"
+
+
+def quote_folders(arguments: Sequence[str]) -> list[str]:
+    """Folders as people write them, spaces and commas in their names and all, as the tuples that the config has."""
+    return [
+        re.sub(r"^(--config\.data\.(?:pairs|photographs)=)([^(\[\"'].*)$", lambda m: m[1] + repr(m[2]), argument)
+        for argument in arguments
+    ]
 
 
 def define_config(values: flags.FlagValues, arguments: list[str] | None = None) -> None:
@@ -33,7 +42,7 @@ def read_config(arguments: Sequence[str]) -> ConfigDict:
       ValueError: an argument that is no field of the config, or a value of another type.
       FileNotFoundError: there is no such file.
     """
-    values, command = flags.FlagValues(), ["mofme", *arguments]
+    values, command = flags.FlagValues(), ["mofme", *quote_folders(arguments)]
     try:
         with warnings.catch_warnings():  # ml_collections loads the file in a way that Python deprecates
             warnings.simplefilter("ignore", DeprecationWarning)
@@ -61,4 +70,4 @@ def unknown_field(error: Exception) -> str:
 def no_config(error: OSError) -> str:
     """One line for a config file that is not there: ml_collections says before it where it looked."""
     reason = str(error).split("\n")[-1].strip()
-    return f"{reason}: give --config the path of a config, such as {DEFAULT}"
+    return f"{reason}: give --config the path of a config; {DEFAULT} is in the repository's folder"

@@ -48,6 +48,8 @@ def test_the_doctor_names_what_is_wrong_with_status_1(tmp_path, capsys):
         (["data", "preview", "--config.data.crop=big"], "big"),
         (["data", "preview", "--config.dta.crop=32"], "unknown field"),
         (["data", "preview", "--count=0"], "count=0"),
+        (["data", "preview", "--out=sheet.doc"], "sheet.doc cannot be written"),
+        (["data", "preview", "--out=/no/such/sheet.png"], "/no/such/sheet.png cannot be written"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_a_line_with_status_2(arguments, message, capsys, monkeypatch):
@@ -60,7 +62,15 @@ def test_what_cannot_be_done_is_said_in_a_line_with_status_2(arguments, message,
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["data"], ["data", "nothing"], ["data", "doctor"], ["data", "doctor", ".", "-x"]]
+    "arguments",
+    [
+        [],
+        ["data"],
+        ["data", "nothing"],
+        ["data", "doctor"],
+        ["data", "doctor", ".", "-x"],
+        ["data", "doctor", "~nobody-of-this-name"],
+    ],
 )
 def test_a_wrong_command_line_shows_the_usage(arguments, capsys):
     with pytest.raises(SystemExit) as left:
@@ -103,6 +113,8 @@ def test_a_config_is_read_with_its_changes(monkeypatch):
     changed = read_config(["--config=configs/smoke.py", "--config.data.pairs=/a", "--config.train.steps=7"])
     assert (changed.model.variant, changed.data.pairs, changed.train.steps) == ("tiny", ("/a",), 7)
     assert read_config(["--config.data.pairs=('/a', '/b')"]).data.pairs == ("/a", "/b")
+    assert read_config(["--config.data.pairs=/with space, and comma"]).data.pairs == ("/with space, and comma",)
+    assert read_config(["--config.data.pairs=/a", "--config.data.pairs=/b c"]).data.pairs == ("/a", "/b c")
     with pytest.raises(ValueError, match="unexpected argument 'x'"):
         read_config(["x"])
 

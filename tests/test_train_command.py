@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -159,3 +160,29 @@ def test_the_workdir_of_another_config_is_left_alone(fails, small_flags, finishe
     line = fails(*small_flags, "--config.train.learning_rate=0.1", f"--workdir={finished_run[0]}")
     assert "another config (train.learning_rate was 0.001, is 0.1)" in line
     assert {path: path.stat().st_mtime_ns for path in finished_run[0].rglob("*")} == before
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for processes in /proc")
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_workers_end_with_the_run_however_it_ends(sent, start, small_flags, tmp_path):
+    process = start(*small_flags, "--config.data.workers=1", "--config.train.steps=100000", f"--workdir={tmp_path}/run")
+    assert wait_until(lambda: (tmp_path / "run" / "metrics.jsonl").exists(), process), (tmp_path / "err").read_text()
+    workers = children(process.pid)
+    assert workers
+    process.send_signal(sent)
+    process.wait(60)
+    end = time.monotonic() + 30
+    while [pid for pid in workers if Path(f"/proc/{pid}").exists()]:
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    said = (tmp_path / "err").read_text()
+    if sent != signal.SIGKILL:
+        assert "train.py: stopped" in said
+        assert "Traceback" not in said
+
+
+def children(pid):
+    """The processes that `pid` has started, but for Python's own tracker of shared memory."""
+    found = Path(f"/proc/{pid}/task").glob("*/children")
+    started = {child for file in found for child in file.read_text().split()}
+    return [child for child in started if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]

@@ -193,6 +193,28 @@ def _transweather(tree: _Tree) -> None:
         tree.aside(f"{train}/snow/{part}/unlisted.jpg")
 
 
+def _transweather_deeper(tree: _Tree) -> None:
+    """As WeatherDiffusion lays it out: each list lies with its set; one was written on another system."""
+    for i in range(1, tree.scenes + 1):
+        for split, weather, place, name, target in [
+            ("train", "snow", "allweather", f"input/scene_{i:05}.jpg", f"gt/scene_{i:05}.jpg"),
+            ("train", "raindrop", "allweather", f"input/{i}_rain.png", f"gt/{i}_clean.png"),
+            ("test_raindrop", "raindrop", "raindrop/test", f"input/{i}_rain.png", f"gt/{i}_clean.png"),
+            ("test_rain", "rain", "outdoor-rain", f"input/im_{300 + i:04}_{_HEAVY[0]}.png", f"gt/im_{300 + i:04}.png"),
+            ("test_snow", "snow", "snow100k", f"input/winter_{i:05}.jpg", f"gt/winter_{i:05}.jpg"),
+        ]:
+            tree.pair(split, weather, f"{place}/{name}", f"{place}/{target}")
+    for split, file in [
+        ("train", "allweather/allweather.txt"),
+        ("test_raindrop", "raindrop/test/raindroptesta.txt"),
+        ("test_rain", "outdoor-rain/test1.txt"),
+        ("test_snow", "snow100k/snowtest100k_L.txt"),
+    ]:
+        start = f"{Path(file).parent.as_posix()}/"
+        lines = [(example.input or "").removeprefix(start) for example in tree.expected.splits[split]]
+        tree.text(file, [".\\" + line.replace("/", "\\") for line in lines] if split == "test_snow" else lines)
+
+
 def _snow100k(tree: _Tree, train: str = "train", test: str = "test") -> None:
     """Every input has a mask beside its target; real snow has neither."""
     for i in range(1, tree.scenes + 1):
@@ -210,6 +232,11 @@ def _snow100k_archives(tree: _Tree) -> None:
     _snow100k(tree, "all", "media/jdway/GameSSD/overlapping/test")
 
 
+def _snow100k_downloads(tree: _Tree) -> None:
+    """The archives unpacked side by side, each in a folder of its name."""
+    _snow100k(tree, "Snow100K-training/all", "Snow100K-testset/media/jdway/GameSSD/overlapping/test")
+
+
 def _raindrop(tree: _Tree, deeper: bool = False) -> None:
     """X_rain meets X_clean; the numbers start anew in every split, and test_b has more than one suffix."""
     for split in ("train", "test_a", "test_b"):
@@ -224,12 +251,11 @@ def _raindrop_deeper(tree: _Tree) -> None:
     _raindrop(tree, deeper=True)
 
 
-def _outdoor_rain(tree: _Tree, divided: bool = False) -> None:
+def _outdoor_rain(tree: _Tree, places: tuple[str, str] = ("", ""), folder: str = "in") -> None:
     """Several inputs of one scene; scenes 301 to 350 are Test1's wherever they lie."""
     train = [1, 300, 351, *range(2, tree.scenes)][: tree.scenes]  # the neighbours of Test1's too
     test = [301, 350, *range(302, 300 + tree.scenes)][: tree.scenes]
-    for split, numbers in (("train", train), ("test1", test)):
-        place, folder = (f"{split}/", "input") if divided else ("", "in")
+    for split, numbers, place in (("train", train, places[0]), ("test1", test, places[1])):
         for scene in (f"im_{number:04}" for number in numbers):
             for heavy in _HEAVY:
                 tree.pair(split, "rain", f"{place}{folder}/{scene}_{heavy}.png", f"{place}gt/{scene}.png")
@@ -237,7 +263,12 @@ def _outdoor_rain(tree: _Tree, divided: bool = False) -> None:
 
 def _outdoor_rain_divided(tree: _Tree) -> None:
     """As train/ and test1/."""
-    _outdoor_rain(tree, divided=True)
+    _outdoor_rain(tree, ("train/", "test1/"), "input")
+
+
+def _outdoor_rain_siblings(tree: _Tree) -> None:
+    """As the two archives unpack."""
+    _outdoor_rain(tree, ("OutdoorRain/", "Test1/"))
 
 
 _CITIES = {"train": ("aachen", "bochum"), "val": ("frankfurt",), "test": ("berlin",)}
@@ -277,6 +308,37 @@ def _reside(tree: _Tree) -> None:
             tree.pair("sots_indoor", "haze", *indoor, margin=10)
 
 
+def _reside_divided(tree: _Tree) -> None:
+    """As later works divide it; the indoor inputs are numbered."""
+    for i in range(1, tree.scenes + 1):
+        for part, name, target in (
+            ("indoor", f"{1399 + i}_1", f"{1399 + i}"),
+            ("outdoor", f"{i:04}_0.8_0.2", f"{i:04}"),
+        ):
+            for split in ("train", "test"):
+                place, margin = f"reside-{part}/{split}", 10 if (part, split) == ("indoor", "test") else 0
+                names = f"{place}/hazy/{name}.png", f"{place}/GT/{target}.png"
+                tree.pair("train" if split == "train" else f"sots_{part}", "haze", *names, margin=margin)
+
+
+def _reside_its(tree: _Tree) -> None:
+    """The indoor parts as their archives unpack, and outdoor hazy images in parts."""
+    for i in range(1, tree.scenes + 1):
+        tree.pair("train", "haze", f"ITS/train/ITS_haze/{i}_{i}_0.9.png", f"ITS/train/ITS_clear/{i}.png")
+        outdoor = f"OTS_BETA/haze/part{i % 4 + 1}/{i:04}_0.8_0.2.jpg", f"OTS_BETA/clear/{i:04}.jpg"
+        tree.pair("train", "haze", *outdoor)
+        place = "SOTS/indoor/nyuhaze500"
+        indoor = f"{place}/hazy/{1399 + i}_1.png", f"{place}/gt/{1399 + i}.png"
+        tree.pair("sots_indoor", "haze", *indoor, margin=10)
+
+
+def _rain13k_published(tree: _Tree) -> None:
+    """A test by the names that its authors gave it."""
+    for i in range(1, tree.scenes + 1):
+        tree.pair("train", "rain", f"train/input/{i}.jpg", f"train/target/{i}.jpg")
+        tree.pair("rain100h", "rain", f"Rain100H/rain/rain-{i:03}.png", f"Rain100H/norain/norain-{i:03}.png")
+
+
 def _rain13k(tree: _Tree) -> None:
     """All five tests. The numbers start anew in each."""
     for split in ("train", "Rain100H", "Rain100L", "Test100", "Test1200", "Test2800"):
@@ -293,6 +355,14 @@ def _paired_folder(tree: _Tree) -> None:
             name = [f"{i}.png", f"{i}_rain.PNG", f"street 2.5/{i}.jpeg"][i % 3]
             target = [f"{i}.png", f"{i}_clean.png", f"street 2.5/{i}.bmp"][i % 3]
             tree.pair(split, "unknown", f"{split}/input/{name}", f"{split}/gt/{target}")
+
+
+def _paired_folder_capitals(tree: _Tree) -> None:
+    """Folders whose names begin with a capital."""
+    for split in ("train", "test"):
+        for i in range(tree.scenes):
+            place = "Train" if split == "train" else split
+            tree.pair(split, "unknown", f"{place}/Input/{i}.png", f"{place}/GT/{i}.png")
 
 
 def _paired_folder_single(tree: _Tree) -> None:
@@ -325,17 +395,24 @@ def _photographs_loose(tree: _Tree) -> None:
 _MAKERS: dict[str, Callable[[_Tree], None]] = {
     "all_weather": _all_weather,
     "all_weather_transweather": _transweather,
+    "all_weather_transweather/deeper": _transweather_deeper,
     "snow100k": _snow100k,
     "snow100k/archives": _snow100k_archives,
+    "snow100k/downloads": _snow100k_downloads,
     "raindrop": _raindrop,
     "raindrop/deeper": _raindrop_deeper,
     "outdoor_rain": _outdoor_rain,
     "outdoor_rain/divided": _outdoor_rain_divided,
+    "outdoor_rain/siblings": _outdoor_rain_siblings,
     "rain_cityscapes": _rain_cityscapes,
     "foggy_cityscapes": _foggy_cityscapes,
     "reside": _reside,
+    "reside/divided": _reside_divided,
+    "reside/its": _reside_its,
     "rain13k": _rain13k,
+    "rain13k/published": _rain13k_published,
     "paired_folder": _paired_folder,
+    "paired_folder/capitals": _paired_folder_capitals,
     "paired_folder/single": _paired_folder_single,
     "paired_folder/sets": _paired_folder_sets,
     "photographs": _photographs,

@@ -6,8 +6,8 @@ there by anything that reads TFDS. `mofme_jax.data.prepared` opens them in a lin
     import tensorflow_datasets as tfds
     import mofme_jax.data.builders
 
-    builder = tfds.builder("snow100k", data_dir="~/sets", file_format="array_record")
-    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir="~/Snow100K"))
+    builder = tfds.builder("snow100k", data_dir="/sets", file_format="array_record")  # TFDS does not know ~
+    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir="/data/Snow100K"))
     source = builder.as_data_source("train")
 
 Nothing of this needs TensorFlow; without `file_format` TFDS would write TFRecord, which does. `as_data_source` decodes

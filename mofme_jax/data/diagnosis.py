@@ -10,8 +10,9 @@ from mofme_jax.data.layouts import Layout
 KINDS = {
     "lost": "inputs without a target: they are of no use",
     "absent": "files that are listed and missing",
-    "doubled": "two targets of one name: nothing says which is meant",
+    "doubled": "two inputs or two targets of one name: nothing says which is meant",
     "unused": "targets of no input",
+    "unread": "folders of pairs that the layout has no use for: they are left out of everything",
     "unreadable": "files and folders that cannot be read",
     "mode": "images that are no plain RGB of 8 bits: other programs may read other pixels",
     "size": "pairs of two sizes",

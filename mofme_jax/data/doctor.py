@@ -13,6 +13,7 @@ from mofme_jax.data.duplicates import ALIKE, figures, most_alike
 from mofme_jax.data.folders import sizes_agree
 from mofme_jax.data.layouts import TRAIN, Layout, Listing, Pair, find_layout, image_files
 from mofme_jax.data.looks import Look, look_at_all
+from mofme_jax.data.rules import unread_pairs
 from mofme_jax.data.sets import LAYOUTS, layout_named
 
 _LEAST_SIDE = 16
@@ -50,7 +51,8 @@ def examine(
       ValueError: the layout is unknown; a list of files names what is not below it.
     """
     started = time.monotonic()
-    found, listing = find_layout(root, LAYOUTS if layout is None else [layout_named(layout)])
+    layouts = LAYOUTS if layout is None else [layout_named(layout)]
+    found, listing = find_layout(root, layouts, tolerant=True, insist=layout is not None)
     paths = dict.fromkeys(path for pairs in listing.splits.values() for pair in pairs for path in pair.paths)
     looks = look_at_all(list(paths), progress)
     order = {kind: place for place, kind in enumerate(KINDS)}
@@ -70,7 +72,7 @@ def examine(
 def _findings(layout: Layout, listing: Listing, looks: dict[Path, Look]) -> Iterator[Finding]:
     yield from _of_the_listing(layout, listing)
     yield from _of_the_folders(listing.root)
-    yield from _ignored(listing)
+    yield from _ignored(layout, listing)
     yield from _of_the_files(listing, looks)
     whole = {path: look for path, look in looks.items() if not look.error}
     for pairs in listing.splits.values():
@@ -90,8 +92,10 @@ def _of_the_listing(layout: Layout, listing: Listing) -> Iterator[Finding]:
     for kind in ("lost", "absent", "unused"):
         for path in getattr(listing, kind):
             yield Finding(kind, (listing.name(path),))
+    inputs = {*listing.lost, *(pair.input for pairs in listing.splits.values() for pair in pairs)}
     for two in listing.doubled:
-        yield Finding("doubled", tuple(listing.name(path) for path in two), "remove one")
+        text = f"two {'inputs' if inputs & {*two} else 'targets'}: remove one"
+        yield Finding("doubled", tuple(listing.name(path) for path in two), text)
     for path in listing.left_out:
         name = listing.name(path)
         scene = layout.rule(TRAIN, os.path.splitext(name)[0]).scene
@@ -111,13 +115,18 @@ def _of_the_folders(root: Path) -> Iterator[Finding]:
         yield Finding("unreadable", (Path(error.filename).relative_to(root).as_posix(),), str(error.strerror))
 
 
-def _ignored(listing: Listing) -> Iterator[Finding]:
+def _ignored(layout: Layout, listing: Listing) -> Iterator[Finding]:
     """Folders with images that the layout has no use for: perhaps it is not the layout that the user means."""
+    unread = unread_pairs(layout, listing)
+    for two in unread:
+        text = "lay them out as the others are, take them elsewhere, or name another layout"
+        yield Finding("unread", tuple(listing.name(path) for path in two), text)
+    told = {path for two in unread for path in two}
     used = {path for pairs in listing.splits.values() for pair in pairs for path in pair.paths}
     used |= {*listing.lost, *listing.unused, *listing.left_out, *(path for two in listing.doubled for path in two)}
     count = Counter(path.parent for path in image_files(listing.root) if path not in used)
     for folder, images in count.items():
-        if folder.name not in _KNOWN_EXTRAS:
+        if folder.name.lower() not in _KNOWN_EXTRAS and told.isdisjoint((folder, *folder.parents)):
             yield Finding("ignored", (listing.name(folder),), f"{images:,} images")
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image
 
-from mofme_jax.data.folders import labels, read_pair
+from mofme_jax.data.folders import PhotographFolder, labels, open_photographs, read_pair
 from mofme_jax.data.layouts import Listing, Pair
-from mofme_jax.data.photos import embedded_photographs, folder_photographs, read_photograph
+from mofme_jax.data.photos import embedded_photographs, read_photograph
 
 SPLITS = ("train", "validation")
 """Of clean photographs."""
@@ -60,21 +60,19 @@ def embedded_entries() -> Entries:
 
 
 def photograph_entries(root: Path) -> Entries:
-    """The photographs below train/ and validation/, or all below `root`, in the order of `PhotographFolder`.
+    """The photographs in a folder, in the order of `PhotographFolder`.
 
     Raises:
-      OSError: see `folder_photographs`.
+      OSError: see `open_photographs`.
     """
-    folders = {split: root / split for split in SPLITS if (root / split).is_dir()}
-    if "train" not in folders:
-        folders = {"train": root}
+    found = {split: PhotographFolder(root, (split,)) for split in open_photographs(root).splits}
     return {
-        split: [_photograph(path, folder) for path in folder_photographs(folder)] for split, folder in folders.items()
+        split: [_photograph(path, name) for path, name in zip(folder.paths, folder.names, strict=True)]
+        for split, folder in found.items()
     }
 
 
-def _photograph(path: Path, folder: Path) -> Entry:
-    name = path.relative_to(folder).as_posix()
+def _photograph(path: Path, name: str) -> Entry:
     return Entry(name, ((name, path.stat().st_size),), partial(_photograph_example, path, name))
 
 

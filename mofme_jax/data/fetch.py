@@ -48,9 +48,16 @@ _UNDECODABLE = (Image.DecompressionBombError, OSError, SyntaxError, ValueError, 
 
 
 def cache_folder() -> Path:
-    """The folder for what can be fetched again: $XDG_CACHE_HOME/mofme_jax, or ~/.cache/mofme_jax."""
+    """The folder for what can be fetched or made again: $XDG_CACHE_HOME/mofme_jax, or ~/.cache/mofme_jax.
+
+    Raises:
+      FileNotFoundError: the user has no home, as in some containers.
+    """
     base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "mofme_jax"
+    try:
+        return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "mofme_jax"
+    except RuntimeError:
+        raise FileNotFoundError("this user has no home folder: set XDG_CACHE_HOME to a folder for caches") from None
 
 
 def photographs_folder() -> Path:

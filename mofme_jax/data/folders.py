@@ -6,6 +6,7 @@ target_name, paths below the folder. Of a clean photograph image, (H, W, 3) uint
 """
 
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,8 +14,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mofme_jax.data.layouts import Layout, Listing, Pair, find_layout
-from mofme_jax.data.photos import folder_photographs, header_size, read_photograph
+from mofme_jax.data.layouts import TRAIN, Layout, Listing, Pair, find_layout, image_files
+from mofme_jax.data.photos import SUFFIXES, header_size, read_photograph
+from mofme_jax.data.rules import unread_pairs
 from mofme_jax.data.sets import LAYOUTS, layout_named
 
 
@@ -36,18 +38,24 @@ class Source(Sequence[dict]):
 
 
 class PhotographFolder(Source):
-    """The photographs below a folder, sorted by path.
+    """The clean photographs in a folder, sorted by path.
 
     Args:
-      path: the folder.
+      root: the folder, see `open_photographs`.
+      splits: the first of these that it has is taken. One without splits is all TRAIN.
 
     Raises:
-      ValueError, OSError: as `folder_photographs` and, when one is read, `read_photograph` do.
+      FileNotFoundError, NotADirectoryError: see `open_photographs`; or it has none of the splits.
+      ValueError, OSError: as `read_photograph` does, when one is read.
     """
 
-    def __init__(self, path: str | Path):
-        self.paths = list(folder_photographs(path))
-        self.names = [p.relative_to(Path(path).expanduser()).as_posix() for p in self.paths]
+    def __init__(self, root: str | Path, splits: Sequence[str] = (TRAIN,)):
+        listing = open_photographs(root)
+        if not (there := [split for split in splits if split in listing.splits]):
+            raise FileNotFoundError(f"{root} has no photographs in {splits[0]}/; it has {', '.join(listing.splits)}")
+        split = there[0]
+        self.paths = [pair.paths[0] for pair in listing.splits[split]]
+        self.names = [listing.name(path).removeprefix(f"{split}/") for path in self.paths]
 
     def __getitem__(self, index):
         return {"image": read_photograph(self.paths[index]), "name": self.names[index]}
@@ -137,16 +145,30 @@ def read_pair(pair: Pair) -> dict[str, np.ndarray]:
 def sizes_agree(sizes: Sequence[Sequence[int]], middle: bool) -> bool:
     """Whether input and target, (H, W) each, are of one size, or the target as much larger as RESIDE's indoor ones."""
     margins = [target - degraded for degraded, target in zip(*sizes, strict=True)]
-    return margins == [0, 0] or (middle and all(0 <= m <= MARGIN and m % 2 == 0 for m in margins))
+    return margins == [0, 0] or (middle and margins == [MARGIN, MARGIN])
 
 
 MARGIN = 20
-"""Pixels by which a target may be larger where it is cut to its middle: 640 x 480 against 620 x 460."""
+"""Pixels by which a target is larger, both ways, where it is cut to its middle: 640 x 480 against 620 x 460."""
 
 
 def _two_sizes(pair: Pair, sizes: Sequence[Sequence[int]]) -> str:
     shown = " and ".join(f"{width} x {height}" for height, width in sizes)
     return f"{pair.input} and {pair.target} differ in size: {shown} pixels"
+
+
+def open_photographs(root: str | Path) -> Listing:
+    """Lists a folder of clean photographs, in train/ and validation/ or loose.
+
+    Raises:
+      FileNotFoundError, NotADirectoryError: no folder, or none of photographs: what looks like pairs is no such folder.
+    """
+    root = Path(root).expanduser()
+    if root.is_dir() and not image_files(root):
+        raise FileNotFoundError(
+            f"No photograph in {root} or the folders in it: put some there ({', '.join(SUFFIXES)})."
+        )
+    return find_layout(root, [layout_named("photographs")])[1]
 
 
 def open_pairs(root: str | Path, layout: str | None = None) -> tuple[Layout, Listing]:
@@ -157,8 +179,12 @@ def open_pairs(root: str | Path, layout: str | None = None) -> tuple[Layout, Lis
 
     Raises:
       FileNotFoundError: no folder, or none of the layouts; those known are shown.
-      ValueError: clean photographs or targets alone; inputs without targets, missing files, two targets of one
-        name: the first five are named.
+      ValueError: clean photographs or targets alone; inputs without targets, missing files, two inputs or two
+        targets of one name: the first five are named.
+      OSError: a folder cannot be listed.
+
+    Warns:
+      UserWarning: there are pairs in the folder that the layout has no use for.
     """
     layouts = LAYOUTS if layout is None else [layout_named(layout)]
     found, listing = find_layout(root, layouts)
@@ -167,7 +193,7 @@ def open_pairs(root: str | Path, layout: str | None = None) -> tuple[Layout, Lis
     for paths, what in [
         (listing.lost, "inputs have no target of their name"),
         (listing.absent, "files are listed and missing"),
-        ([path for two in listing.doubled for path in two], "targets share a name with another"),
+        ([path for two in listing.doubled for path in two], "files share a name with another"),
     ]:
         if paths:
             named = ", ".join(listing.name(path) for path in paths[:5])
@@ -177,6 +203,10 @@ def open_pairs(root: str | Path, layout: str | None = None) -> tuple[Layout, Lis
             )
     if not listing.splits:
         raise ValueError(f"{listing.root} ({found.title}) holds targets, and no inputs that go with them")
+    if unread := unread_pairs(found, listing):
+        named = ", ".join(listing.name(inputs) for inputs, _ in unread[:5])
+        more = ", ..." if len(unread) > 5 else ""
+        warnings.warn(f"{listing.root} ({found.title}): pairs of no use here are left out: {named}{more}", stacklevel=2)
     return found, listing
 
 

@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 from mofme_jax.data.photos import SUFFIXES
@@ -29,7 +30,7 @@ class Pair:
       target: the clean image; None of a real one that has no counterpart.
       weather: one of WEATHER_LABELS.
       scene: two pairs of one scene show the same view.
-      middle: whether a target larger than its input is cut to its middle.
+      middle: whether a target that is larger than its input, by RESIDE's margin, is cut to its middle.
     """
 
     input: Path | None
@@ -44,6 +45,89 @@ class Pair:
         return [path for path in (self.input, self.target) if path is not None]
 
 
+class Place:
+    """A folder and what lies in it: listed when first asked for and then remembered, because many layouts ask.
+
+    Links are followed, but not in circles. What is hidden by a dot before its name is passed over, and so is
+    lost+found, which nobody but the file system may read.
+
+    Args:
+      path: of the folder. tolerant: whether a folder that cannot be listed counts as empty.
+      there: whether there is such a folder; one that is not holds nothing.
+
+    Raises:
+      OSError: when listed: it cannot be, and is not tolerant.
+    """
+
+    def __init__(self, path: Path, tolerant: bool = False, there: bool = True):
+        self.path, self.tolerant, self.there = path, tolerant, there
+
+    @property
+    def folders(self) -> "dict[str, Place]":
+        """The folders in it by name, sorted."""
+        return self._listed[0]
+
+    @property
+    def files(self) -> list[str]:
+        """The names of the files in it, sorted."""
+        return self._listed[1]
+
+    @cached_property
+    def _listed(self) -> "tuple[dict[str, Place], list[str]]":
+        folders, files = [], []
+        try:
+            entries = list(os.scandir(self.path)) if self.there else []
+        except OSError:
+            if not self.tolerant:
+                raise
+            entries = []
+        for entry in entries:
+            if entry.name.startswith(".") or entry.name == "lost+found":
+                continue
+            if not _is_folder(entry):
+                files.append(entry.name)
+            elif not _leads_back(entry.path):
+                folders.append(entry.name)
+        return {name: Place(self.path / name, self.tolerant) for name in sorted(folders)}, sorted(files)
+
+    def at(self, path: str) -> "Place":
+        """The folder at a path below this one, with / between its parts, whatever the case of the names."""
+        place = self
+        for name in path.split("/"):
+            alike = (there for known, there in place.folders.items() if known.lower() == name.lower())
+            exact = place.folders.get(name)
+            place = exact or next(alike, Place(place.path / name, self.tolerant, there=False))
+        return place
+
+    def walk(self) -> "Iterator[Place]":
+        """Itself and every folder below."""
+        yield self
+        for folder in self.folders.values():
+            yield from folder.walk()
+
+    @cached_property
+    def images(self) -> list[Path]:
+        """The images in it and below, by their suffix, sorted."""
+        found = [place.path / name for place in self.walk() for name in place.files if _suffix(name) in SUFFIXES]
+        return sorted(found, key=lambda path: path.parts)
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads nowhere
+        return False
+
+
+def _leads_back(folder: str) -> bool:
+    """Whether a folder is a link to one that it lies in."""
+    return os.path.islink(folder) and Path(folder).parent.resolve().is_relative_to(Path(folder).resolve())
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
+
+
 @dataclass(frozen=True)
 class Folder:
     """A folder of inputs and that of their targets, in a split.
@@ -51,12 +135,14 @@ class Folder:
     Attributes:
       inputs: None where all are clean photographs. targets: None where all are real ones.
       names: of the inputs that belong to the set, where a list in a text file says so; None: all.
+      middle: see `Pair`.
     """
 
     split: str
-    inputs: Path | None
-    targets: Path | None
+    inputs: Place | None
+    targets: Place | None
     names: tuple[str, ...] | None = None
+    middle: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,8 +167,8 @@ class Layout:
       published: how many pairs each split was published with, where that is known.
       folders: (root) -> the folders of the set below it; none where this is another set.
       rule: (split, stem) -> Rule.
-      middle: see `Pair`.
       divide: (listing) -> listing: the set's own rule for splits.
+      doubt: (root) -> why this layout is not to be taken, unless insisted on; "" where it may be.
     """
 
     name: str
@@ -91,10 +177,10 @@ class Layout:
     terms: str
     citation: str
     published: dict[str, int]
-    folders: Callable[[Path], list[Folder]]
+    folders: Callable[[Place], list[Folder]]
     rule: Callable[[str, str], Rule]
-    middle: bool = False
     divide: "Callable[[Listing], Listing]" = lambda listing: listing
+    doubt: Callable[[Place], str] = lambda root: ""
 
 
 @dataclass(frozen=True)
@@ -106,7 +192,7 @@ class Listing:
       splits: the pairs of each split, sorted by input; TRAIN first.
       lost: inputs without a target. absent: files that a text file lists and that are not there.
       unused: targets of no input.
-      doubled: two targets of one stem: nothing says which is meant.
+      doubled: two inputs, or two targets, of one stem: nothing says which is meant.
       left_out: inputs of TRAIN whose scenes are judged on, and that are therefore not learnt from.
     """
 
@@ -123,7 +209,7 @@ class Listing:
         return "" if path is None else path.relative_to(self.root).as_posix()
 
 
-def read_layout(layout: Layout, root: Path) -> Listing:
+def read_layout(layout: Layout, root: Place) -> Listing:
     """Lists what is below `root`; opens nothing.
 
     Returns:
@@ -131,8 +217,9 @@ def read_layout(layout: Layout, root: Path) -> Listing:
 
     Raises:
       ValueError: a text file names what is not below its folder.
+      OSError: a folder cannot be listed, see `Place`.
     """
-    listing = Listing(root, {})
+    listing = Listing(root.path, {})
     for folder in layout.folders(root):
         _read_folder(layout, folder, listing)
     listing = layout.divide(listing)
@@ -147,30 +234,49 @@ def _read_folder(layout: Layout, folder: Folder, listing: Listing) -> None:
     pairs = listing.splits.setdefault(folder.split, [])
     if folder.inputs is None:
         assert folder.targets is not None
-        for path in image_files(folder.targets):
+        for path in folder.targets.images:
             pairs.append(Pair(None, path, "clean", f"{folder.split}/{stem_of(path, folder.targets)}"))
         return
-    inputs = [(stem_of(path, folder.inputs), path) for path in image_files(folder.inputs)]
+    inputs = _by_stem(folder.inputs)
     if folder.names is not None:
-        there, listed = {stem for stem, _ in inputs}, {os.path.splitext(name)[0] for name in folder.names}
-        listing.absent.extend(folder.inputs / name for name in folder.names if os.path.splitext(name)[0] not in there)
-        inputs = [(stem, path) for stem, path in inputs if stem in listed]
-    targets: dict[str, Path] = {}
-    for path in image_files(folder.targets) if folder.targets else []:
-        stem = stem_of(path, folder.targets)
-        if (other := targets.setdefault(stem, path)) != path:
-            listing.doubled.append((other, path))
+        inputs = _listed(folder.inputs.path, folder.names, inputs, listing)
+    targets = _by_stem(folder.targets) if folder.targets else {}
+    for paths in [*targets.values(), *(inputs.values() if folder.targets else ())]:
+        listing.doubled.extend((paths[0], other) for other in paths[1:])
     used = set()
-    for stem, path in inputs:
+    for stem, paths in inputs.items():
         rule = layout.rule(folder.split, stem)
-        target = next((targets[s] for s in rule.targets if s in targets), None)
+        target = next((targets[s][0] for s in rule.targets if s in targets), None)
         if target is None and folder.targets is not None:
-            listing.lost.append(path)
+            listing.lost.extend(paths)
             continue
         used.add(target)
-        pairs.append(Pair(path, target, rule.weather, rule.scene, layout.middle))
+        pairs.extend(Pair(path, target, rule.weather, rule.scene, folder.middle) for path in paths)
     if folder.names is None:
-        listing.unused.extend(path for path in targets.values() if path not in used)
+        listing.unused.extend(paths[0] for paths in targets.values() if paths[0] not in used)
+
+
+def _by_stem(place: Place) -> dict[str, list[Path]]:
+    found: dict[str, list[Path]] = {}
+    for path in place.images:
+        found.setdefault(stem_of(path, place), []).append(path)
+    return found
+
+
+def _listed(
+    folder: Path, names: Iterable[str], inputs: dict[str, list[Path]], listing: Listing
+) -> dict[str, list[Path]]:
+    """The inputs that a list names, by stem: the very file if it is there, or else what differs in its suffix alone."""
+    found: dict[str, list[Path]] = {}
+    for name in dict.fromkeys(names):
+        stem = os.path.splitext(name)[0]
+        there = inputs.get(stem, [])
+        if not there:
+            listing.absent.append(folder / name)
+            continue
+        exact = [path for path in there if path == folder / name]
+        found[stem] = list(dict.fromkeys([*found.get(stem, []), *(exact or there)]))
+    return found
 
 
 def _without_leaks(listing: Listing) -> Listing:
@@ -191,41 +297,26 @@ def _place(pair: Pair) -> tuple[str, ...]:
     return pair.paths[0].parts
 
 
-def stem_of(path: Path, folder: Path | None) -> str:
-    """The path below `folder` without its suffix: folders count, so that a/1.png and b/1.png are two."""
-    assert folder is not None
-    return os.path.splitext("/".join(path.parts[len(folder.parts) :]))[0]
+def stem_of(path: Path, place: Place) -> str:
+    """The path below a folder without its suffix: folders count, so that a/1.png and b/1.png are two."""
+    return os.path.splitext("/".join(path.parts[len(place.path.parts) :]))[0]
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The images in a folder and the folders in it, by their suffix, sorted; hidden ones are passed over."""
-    found: list[Path] = []
-    for place, _, files in visible(folder):
-        found += [place / name for name in files if _suffix(name) in SUFFIXES]
-    return sorted(found, key=lambda path: path.parts)
+    """The images in a folder and the folders in it, sorted; folders that cannot be listed are passed over."""
+    return Place(folder, tolerant=True).images
 
 
-def visible(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
-    """As `os.walk`, into links too, without what is hidden by a dot before its name, and without going in circles."""
-    for where, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [n for n in folders if not n.startswith(".") and not _leads_back(os.path.join(where, n))]
-        yield Path(where), folders, [name for name in files if not name.startswith(".")]
-
-
-def _leads_back(folder: str) -> bool:
-    """Whether a folder is a link to one that it lies in."""
-    return os.path.islink(folder) and Path(folder).parent.resolve().is_relative_to(Path(folder).resolve())
-
-
-def _suffix(name: str) -> str:
-    return os.path.splitext(name)[1].lower()
-
-
-def find_layout(root: str | Path, layouts: Iterable[Layout]) -> tuple[Layout, Listing]:
+def find_layout(
+    root: str | Path, layouts: Iterable[Layout], *, tolerant: bool = False, insist: bool = False
+) -> tuple[Layout, Listing]:
     """The first of `layouts` that fits a folder, or the one folder in it where an archive was unpacked deeper.
 
     Args:
-      root: the folder that the user has. layouts: from the particular to the general.
+      root: the folder that the user has.
+      layouts: from the particular to the general.
+      tolerant: whether folders that cannot be listed are passed over: what is found may then be less than the set.
+      insist: whether a layout is taken in spite of its doubt.
 
     Returns:
       The layout and what it finds, if only images without their counterparts.
@@ -233,6 +324,7 @@ def find_layout(root: str | Path, layouts: Iterable[Layout]) -> tuple[Layout, Li
     Raises:
       FileNotFoundError: there is no such folder, or it fits none of the layouts; the message shows them.
       NotADirectoryError: it is a file.
+      OSError: it, or a folder in it, cannot be listed; the message names it.
       ValueError: see `read_layout`.
     """
     layouts = list(layouts)
@@ -241,27 +333,32 @@ def find_layout(root: str | Path, layouts: Iterable[Layout]) -> tuple[Layout, Li
         raise FileNotFoundError(f"there is no folder {root}")
     if not root.is_dir():
         raise NotADirectoryError(f"{root} is not a folder: give the folder that holds the images")
-    places = _places(root)
+    os.scandir(root).close()  # of a folder that may not be looked into nothing can be said
+    places = _places(Place(root, tolerant))
+    doubts = ""
     for layout in layouts:
+        if not insist and (doubt := layout.doubt(places[-1])):
+            doubts += f" {doubt}" + (f", or insist with --layout {layout.name}" if len(layouts) > 1 else "")
+            continue
         for place in places:
             listing = read_layout(layout, place)
             if listing.splits or listing.lost or listing.absent or listing.unused:
                 return layout, listing
     wanted = "\n\n".join(f"{layout.name}: {layout.title}\n{layout.tree}" for layout in layouts)
-    raise FileNotFoundError(f"{root} holds no set of images in a layout known here:\n\n{wanted}")
+    raise FileNotFoundError(f"{root} holds no set of images in a layout known here.{doubts}\n\n{wanted}")
 
 
-def _places(root: Path) -> list[Path]:
+def _places(root: Place) -> list[Place]:
     """Where the set may begin: the root, and the one folder in it if that is all there is; the deepest first.
 
     Seen from above an unpacked folder, a layout for any folders of pairs would take it for a split.
     """
     places = [root]
     while len(places) < _DEPTH:
-        _, folders, files = next(visible(places[0]), (root, [], []))
-        if len(folders) != 1 or is_split(folders[0]) or any(_suffix(name) in SUFFIXES for name in files):
+        folders = places[0].folders
+        if len(folders) != 1 or is_split(*folders) or any(_suffix(name) in SUFFIXES for name in places[0].files):
             break
-        places.insert(0, places[0] / folders[0])
+        places.insert(0, *folders.values())
     return places
 
 

@@ -1,4 +1,4 @@
-"""Clean photographs: seven that come inside packages, and any folder of a user's."""
+"""Photographs: seven that come inside packages, and any file of a user's."""
 
 import struct
 from collections.abc import Callable, Iterator
@@ -9,7 +9,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-"""What `folder_photographs` takes for a photograph, in capitals or not."""
+"""What files of images are known by, in capitals or not."""
 
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")  # Pillow would hand an EPS to Ghostscript
 
@@ -53,35 +53,6 @@ def _embedded_readers() -> dict[str, Callable[[], np.ndarray]]:
         "china": lambda: load_sample_image("china.jpg"),
         "flower": lambda: load_sample_image("flower.jpg"),
     }
-
-
-def folder_photographs(folder: str | Path) -> list[Path]:
-    """Lists the photographs in a folder and the folders in it, sorted by path.
-
-    Args:
-      folder: where to look. Hidden files and folders, whose names begin with a dot, are passed over.
-
-    Returns:
-      The files whose names end in one of `SUFFIXES`; none is opened.
-
-    Raises:
-      FileNotFoundError: the folder does not exist or holds no photograph.
-      NotADirectoryError: it is a file.
-    """
-    folder = Path(folder).expanduser()
-    kinds = ", ".join(SUFFIXES)
-    if not folder.exists():
-        raise FileNotFoundError(f"There is no folder {folder}: give one that holds photographs ({kinds}).")
-    if not folder.is_dir():
-        raise NotADirectoryError(f"{folder} is not a folder: give the folder that holds the photographs.")
-    found = [
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES and path.is_file() and not _hidden(path.relative_to(folder))
-    ]
-    if not found:
-        raise FileNotFoundError(f"No photograph in {folder} or the folders in it: put some there ({kinds}).")
-    return sorted(found)
 
 
 def read_photograph(path: str | Path) -> np.ndarray:
@@ -155,7 +126,3 @@ def _rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
     return image.convert("RGB")
-
-
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)

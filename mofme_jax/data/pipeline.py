@@ -6,7 +6,11 @@ after a stop with exactly the batches it would have seen.
 """
 
 import math
+import os
+import signal
 import sys
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -117,7 +121,21 @@ class TrainingStream(Iterator[np.ndarray]):
             flags.FLAGS.mark_as_parsed()
         options = grain.multiprocessing.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=2)
         one_thread = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
-        return iter(rest.to_iter_dataset(one_thread).mp_prefetch(options))
+        return iter(rest.to_iter_dataset(one_thread).mp_prefetch(options, _leave_with_parent))
+
+
+def _leave_with_parent(index: int, count: int) -> None:
+    """What a worker does first: leaves interrupts to its parent, and ends when that is gone, however it went."""
+    del index, count
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(2)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def training_stream(

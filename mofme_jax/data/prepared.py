@@ -91,7 +91,8 @@ def photograph_source(
 
     Raises:
       ValueError: an unknown config, a split that the set does not have, no `manual_dir` to build from, a
-        `manual_dir` whose files are no longer those that the set was built from, or a damaged photograph.
+        `manual_dir` whose files have other names or sizes than those that the set was built from, or a damaged
+        photograph.
       OSError: `manual_dir` is missing or holds no photograph, or the disk has no room.
     """
     if config not in (known := [c.name for c in Photographs.BUILDER_CONFIGS]):
@@ -120,7 +121,8 @@ def pair_source(
 
     Raises:
       ValueError: a split that the set does not have, neither `manual_dir` nor `layout`, no set yet, a `manual_dir`
-        whose files are no longer those that the set was built from, or what `open_pairs` and `read_pair` say.
+        whose files have other names or sizes than those that the set was built from, or what `open_pairs` and
+        `read_pair` say.
       OSError: `manual_dir` is missing or holds no set, or the disk has no room.
     """
     entries = None
@@ -197,13 +199,18 @@ def _prepare(builder: PreparedSet, entries: Entries | None, manual_dir: str | Pa
     if builder.data_path.exists():
         if entries is not None:
             _check_same(builder, entries, manual_dir)
-            report(f"{builder.data_dir} is there, built from the same files")
+            report(f"{builder.data_dir} is there, built from files of the same names and sizes")
         return
     if entries is None:
         raise ValueError(f"no set in {builder.data_dir} yet: name manual_dir, the folder to build it from")
     _check_can_build(builder, entries)
     builder.entries, builder.report = entries, report
-    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+    try:
+        builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+    except FileExistsError:  # another process has built it meanwhile
+        if not builder.data_path.exists():
+            raise
+        _check_same(builder, entries, manual_dir)
     report(f"{builder.data_dir} is built")
 
 
@@ -227,6 +234,9 @@ def _check_can_build(builder: PreparedSet, entries: Entries) -> None:
     for split in entries:
         if not re.fullmatch(r"[\w-]+", split) or split.lower() == "all":
             raise ValueError(f"TFDS takes no split called {split!r}: rename its folder to letters, digits, _ and -")
+    for name in (name for found in entries.values() for entry in found for name, _ in entry.files):
+        if not name.isprintable():
+            raise ValueError(f"TFDS takes no file called {name!r}: rename it")
     place = next(path for path in Path(builder.data_dir).parents if path.exists())
     needed, free = sum(e.bytes for found in entries.values() for e in found), shutil.disk_usage(place).free
     if needed > free:

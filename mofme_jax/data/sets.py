@@ -7,6 +7,11 @@ from mofme_jax.data import rules
 from mofme_jax.data.layouts import Layout
 
 _OTHERS = "See the set's own page."
+_TRANSWEATHER = (
+    "@inproceedings{valanarasu2022transweather,\n  title={TransWeather: Transformer-based Restoration of "
+    "Images Degraded by Adverse Weather Conditions},\n  author={Valanarasu, Jeya Maria Jose and Yasarla, Rajeev "
+    "and Patel, Vishal M.},\n  booktitle={CVPR},\n  year={2022}\n}"
+)
 _CITYSCAPES = "Under the terms of Cityscapes: no redistribution."
 
 LAYOUTS = (
@@ -16,9 +21,7 @@ LAYOUTS = (
         tree="    train/{input,gt}/NAME.png\n    test_rain/{input,gt}/NAME.png\n    test_snow/{input,gt}/NAME.png\n"
         "    test_raindrop/input/X_rain.png  test_raindrop/gt/X_clean.png",
         terms="Parts of Snow100K, RainDrop and Outdoor-Rain, under the terms of each.",
-        citation="@inproceedings{valanarasu2022transweather,\n  title={TransWeather: Transformer-based Restoration of "
-        "Images Degraded by Adverse Weather Conditions},\n  author={Valanarasu, Jeya Maria Jose and Yasarla, Rajeev "
-        "and Patel, Vishal M.},\n  booktitle={CVPR},\n  year={2022}\n}",
+        citation=_TRANSWEATHER,
         published={"train": 18069},
         folders=rules.all_weather_mofme,
         rule=rules.all_weather_rule,
@@ -27,11 +30,10 @@ LAYOUTS = (
         name="all_weather_transweather",
         title="All-Weather as TransWeather lays it out, with lists of files",
         tree="    data/train/allweather.txt  data/train/<set>/{input,gt}/NAME\n    data/test/{test1,raindroptesta,"
-        "snowtest100k_L}.txt  data/test/<set>/{input,gt}/NAME\n    (each line of a list: <set>/input/NAME)",
+        "snowtest100k_L}.txt  data/test/<set>/{input,gt}/NAME\n    (each line of a list: <set>/input/NAME, below the "
+        "folder of the list, which may be any, three deep at most)",
         terms="Parts of Snow100K, RainDrop and Outdoor-Rain, under the terms of each.",
-        citation="@inproceedings{valanarasu2022transweather,\n  title={TransWeather: Transformer-based Restoration of "
-        "Images Degraded by Adverse Weather Conditions},\n  author={Valanarasu, Jeya Maria Jose and Yasarla, Rajeev "
-        "and Patel, Vishal M.},\n  booktitle={CVPR},\n  year={2022}\n}",
+        citation=_TRANSWEATHER,
         published={"train": 18069, "test_rain": 750, "test_raindrop": 58, "test_snow": 16801},
         folders=rules.all_weather_transweather,
         rule=rules.all_weather_rule,
@@ -40,7 +42,8 @@ LAYOUTS = (
         name="snow100k",
         title="Snow100K: synthetic snow in three sizes, and real snow",
         tree="    train/{synthetic,gt}/NAME.jpg  (or all/, as the archive unpacks)\n"
-        "    test/Snow100K-{S,M,L}/{synthetic,gt}/NAME.jpg\n    realistic/NAME.jpg",
+        "    test/Snow100K-{S,M,L}/{synthetic,gt}/NAME.jpg\n    realistic/NAME.jpg\n"
+        "    (or as the archives unpack in Snow100K-training/ and Snow100K-testset/)",
         terms=_OTHERS,
         citation="@article{liu2018desnownet,\n  title={DesnowNet: Context-Aware Deep Network for Snow Removal},\n"
         "  author={Liu, Yun-Fu and Jaw, Da-Wei and Huang, Shih-Chia and Hwang, Jenq-Neng},\n"
@@ -64,8 +67,8 @@ LAYOUTS = (
     Layout(
         name="outdoor_rain",
         title="Outdoor-Rain: heavy rain with its veil",
-        tree="    {in,input}/im_0001_s80_a04.png  gt/im_0001.png\n    (or train/ and test1/ with these two in each; "
-        "without test1/ the scenes im_0301 to im_0350 become it)",
+        tree="    {in,input}/im_0001_s80_a04.png  gt/im_0001.png\n    (or train/ or OutdoorRain/, and test1/, with "
+        "these two in each; without test1/ the scenes im_0301 to im_0350 become it)",
         terms=_OTHERS,
         citation="@inproceedings{li2019heavy,\n  title={Heavy Rain Image Restoration: Integrating Physics Model and "
         "Conditional Adversarial Learning},\n  author={Li, Ruoteng and Cheong, Loong-Fah and Tan, Robby T.},\n"
@@ -106,7 +109,9 @@ LAYOUTS = (
         title="RESIDE: hazy photographs, OTS to train on, SOTS to test on",
         tree="    OTS/hazy/0001_0.8_0.2.jpg  OTS/clear/0001.jpg\n"
         "    SOTS/outdoor/hazy/0001_0.8_0.2.jpg  SOTS/outdoor/gt/0001.png\n"
-        "    SOTS/indoor/hazy/1400_1.png  SOTS/indoor/gt/1400.png  (a larger target is cut to its middle)",
+        "    SOTS/indoor/hazy/1400_1.png  SOTS/indoor/gt/1400.png  (a target 20 pixels larger is cut to its middle)\n"
+        "    (or SOTS/indoor/nyuhaze500; or by such names, {hazy,haze,ITS_haze} and {clear,gt,ITS_clear} two folders "
+        "deep at most:\n    ITS/train, {reside-indoor,reside-outdoor}/{train,test}, {indoor,outdoor})",
         terms=_OTHERS,
         citation="@article{li2019benchmarking,\n  title={Benchmarking Single-Image Dehazing and Beyond},\n"
         "  author={Li, Boyi and Ren, Wenqi and Fu, Dengpan and Tao, Dacheng and Feng, Dan and Zeng, Wenjun and Wang, "
@@ -114,12 +119,12 @@ LAYOUTS = (
         published={"train": 313950, "sots_outdoor": 500, "sots_indoor": 500},
         folders=rules.reside,
         rule=rules.reside_rule,
-        middle=True,
     ),
     Layout(
         name="rain13k",
         title="Rain13K and its tests: streaks of rain",
-        tree="    train/{input,target}/NAME\n    {Rain100H,Rain100L,Test100,Test1200,Test2800}/{input,target}/NAME",
+        tree="    train/{input,target}/NAME\n    {Rain100H,Rain100L,Test100,Test1200,Test2800}/{input,target}/NAME\n"
+        "    (or Rain100H/rain/rain-001.png  Rain100H/norain/norain-001.png)",
         terms="Collected from several sets, under the terms of each.",
         citation="@inproceedings{zamir2021multi,\n  title={Multi-Stage Progressive Image Restoration},\n"
         "  author={Zamir, Syed Waqas and Arora, Aditya and Khan, Salman and Hayat, Munawar and Khan, Fahad Shahbaz "
@@ -132,7 +137,8 @@ LAYOUTS = (
         name="paired_folder",
         title="any folder of pairs",
         tree="    <split>/{input,gt}/NAME  or  {input,gt}/NAME  (the target has its input's name, or X_clean for "
-        f"X_rain)\n    inputs may lie in {', '.join(rules.INPUTS)};\n    targets in {', '.join(rules.TARGETS)}",
+        f"X_rain, norain-1 for rain-1)\n    inputs may lie in {', '.join(rules.INPUTS)};\n"
+        f"    targets in {', '.join(rules.TARGETS)}",
         terms="The user's own.",
         citation="",
         published={},
@@ -148,6 +154,7 @@ LAYOUTS = (
         published={},
         folders=rules.photographs,
         rule=rules.own_name,
+        doubt=rules.doubt_photographs,
     ),
 )
 """Every layout, from the particular to the general: the first that fits a folder is taken."""

@@ -4,13 +4,13 @@ Axis glossary: `H W` pixels.
 """
 
 import hashlib
-import os
+import math
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from zipfile import BadZipFile
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,8 @@ import numpy as np
 from mofme_jax.data import cells, coarse, depth, drops, light, precipitation, weather
 from mofme_jax.data.weather import degrade
 
-_CODE = (cells, coarse, depth, drops, light, precipitation, weather)
+_CODE = (cells, coarse, depth, drops, light, precipitation, weather, sys.modules[__name__])
+_KEPT_SETS = 8
 _KEPT_BYTES = 2**29  # of a set; larger ones are made anew each time
 
 
@@ -49,7 +50,7 @@ def weather_cases(
       repeats: draws of each weather for each photograph.
       max_side: larger photographs are cut to their middle, pixels.
       cache: folder where the degraded images are kept, in a file named after all that they depend on: these
-        arguments, the code of the weather, JAX's version and platform. Most of the time goes into compiling for
+        arguments, the code of the weather, JAX's version and device. Most of the time goes into compiling for
         every size. None keeps nothing.
     """
     targets = {name: cut_to_middle(photograph, max_side) for name, photograph in photographs.items()}
@@ -60,8 +61,8 @@ def weather_cases(
         for repeat in range(repeats if kind != "clean" else 1)
     ]
     wanted = sum(targets[name].nbytes for _, name, _, _ in plan)
-    file = None if cache is None or wanted > _KEPT_BYTES else cache / f"{_fingerprint(targets, plan)}.npz"
-    kept = _load(file, plan, targets)
+    file = None if cache is None or wanted > _KEPT_BYTES else cache / f"{_fingerprint(targets, plan)}.cases"
+    kept = _load(file, [targets[name].shape for _, name, _, _ in plan])
     made = []
     for place, (index, name, kind, repeat) in enumerate(plan):
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(2024), index), repeat)
@@ -69,7 +70,7 @@ def weather_cases(
         if file and not kept:
             made.append(degraded)
         yield Case(kind, name, degraded, targets[name])
-    if file and not kept:
+    if file and not kept and made:
         _save(file, made)
 
 
@@ -90,7 +91,7 @@ def _degraded(key: jax.Array, pixels: jax.Array, weather: str) -> jax.Array:
 
 
 def _fingerprint(targets: Mapping[str, np.ndarray], plan: Iterable[tuple]) -> str:
-    digest = hashlib.sha256(repr((jax.__version__, jax.default_backend(), list(plan))).encode())
+    digest = hashlib.sha256(repr((jax.__version__, jax.devices()[0].device_kind, list(plan))).encode())
     for module in _CODE:
         assert module.__file__ is not None
         digest.update(Path(module.__file__).read_bytes())
@@ -99,28 +100,36 @@ def _fingerprint(targets: Mapping[str, np.ndarray], plan: Iterable[tuple]) -> st
     return digest.hexdigest()[:32]
 
 
-def _load(file: Path | None, plan: Sequence[tuple], targets: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-    """The degraded images kept in a file; [] where there is none, or a damaged one."""
-    if file is None or not file.exists():
-        return []
+def _load(file: Path | None, shapes: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
+    """The degraded images kept in a file: a hash, then their bytes; [] where there is none, or a damaged one."""
     try:
-        with file.open("rb") as opened, np.load(opened) as arrays:
-            kept = [arrays[f"arr_{place}"] for place in range(len(plan))]
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+        data = file.read_bytes() if file else b""
+    except OSError:
         return []
-    fits = all(
-        image.dtype == np.uint8 and image.shape == targets[entry[1]].shape
-        for image, entry in zip(kept, plan, strict=True)
-    )
-    return kept if fits else []
+    ends = np.cumsum([math.prod(shape) for shape in shapes])
+    if len(data) != _HASH + ends[-1] or hashlib.sha256(data[_HASH:]).digest() != data[:_HASH]:
+        return []
+    parts = np.split(np.frombuffer(data, np.uint8, offset=_HASH), ends[:-1])
+    return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
+_HASH = hashlib.sha256().digest_size
 
 
 def _save(file: Path, images: Sequence[np.ndarray]) -> None:
-    """Keeps the images, whole or not at all; a folder that cannot be written only costs the time to make them again."""
+    """Keeps the images, whole or not at all, and of the sets before them the newest few.
+
+    A folder that cannot be written only costs the time to make them again.
+    """
+    payload = b"".join(image.tobytes() for image in images)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".part", delete=False) as part:
-            np.savez(part, *images)
-        os.replace(part.name, file)
+        with tempfile.TemporaryDirectory(dir=file.parent) as beside:
+            part = Path(beside) / file.name
+            part.write_bytes(hashlib.sha256(payload).digest() + payload)
+            part.replace(file)
+        kept = sorted(file.parent.glob("*.cases"), key=lambda path: path.stat().st_mtime)
+        for old in kept[:-_KEPT_SETS]:
+            old.unlink()
     except OSError:
         return

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict:
     spent = 0.0
     if checkpoints.latest_step() is not None:
         state, progress = checkpoints.restore(state)
+        check_same_images(progress["images"], sources.signature())
         stream.set_state(progress["stream"])
         spent = progress["seconds"]
         print(f"going on from step {int(state.step)} of {total}, {workdir}", flush=True)
@@ -110,7 +112,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict:
           f"{options.train.batch}, on {mesh.size} {jax.devices()[0].platform} device(s)\n"
           "compiling the training step (up to a minute)", flush=True)  # fmt: skip
     try:
-        state, seconds = run_steps(state, stream, step, mesh, checkpoints, workdir, options, total, spent)
+        keep = partial(save, checkpoints, stream, sources.signature())
+        state, seconds = run_steps(state, stream, step, mesh, keep, workdir, options, total, spent)
     finally:
         stream.close()
         checkpoints.close()
@@ -122,7 +125,7 @@ def run_steps(
     stream: TrainingStream,
     step: TrainStep,
     mesh: Mesh,
-    checkpoints: Checkpoints,
+    keep: Callable[[TrainState, float], None],
     workdir: Path,
     options: Options,
     total: int,
@@ -166,11 +169,27 @@ def run_steps(
                 waited, clock = 0.0, time.monotonic()
                 log.write(n, figures)
             if saves:
-                checkpoints.save(state, {"stream": stream.get_state(), "seconds": time.monotonic() - began})
+                keep(state, time.monotonic() - began)
             if saves or n == start + 1:
                 progress.restart_clock(n)  # the first step compiled, a save is not training
                 waited, clock = 0.0, time.monotonic()
     return state, time.monotonic() - began
+
+
+def save(
+    checkpoints: Checkpoints, stream: TrainingStream, images: list[str], state: TrainState, seconds: float
+) -> None:
+    """A checkpoint: the state, the place in the stream, what the stream is of, and the seconds of training."""
+    checkpoints.save(state, {"stream": stream.get_state(), "images": images, "seconds": seconds})
+
+
+def check_same_images(began_with: list[str], now: list[str]) -> None:
+    """Raises ValueError where a run would go on with other images: the order of all would be another."""
+    if began_with != now:
+        raise ValueError(
+            f"this run began with other training images ({'; '.join(began_with)}) than there are now "
+            f"({'; '.join(now)}): bring those back, or begin another run with --workdir"
+        )
 
 
 def summarise(window: list[dict], max_bad_steps: int, step: int) -> dict[str, float]:

@@ -174,6 +174,11 @@ def _check(options: Options) -> None:
             "one folder, or none, where config.data.tfds names a set",
         ),
         (
+            "data.tfds",
+            not data.tfds or bool(data.pairs or data.photographs),
+            "empty, or beside config.data.pairs or config.data.photographs, of which it keeps a copy",
+        ),
+        (
             "data.weights",
             not data.weights
             or (len(data.weights) == len(data.pairs or data.photographs) and all(_is_weight(w) for w in data.weights)),

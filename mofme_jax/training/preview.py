@@ -1,5 +1,6 @@
 """A contact sheet of what training sees, so that people look before they train."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from mofme_jax.data.photos import SUFFIXES
 from mofme_jax.data.pipeline import mixed, training_stream
 from mofme_jax.training.options import Options, read_options
 from mofme_jax.training.sources import Sources, batch_groups, open_sources
@@ -34,7 +36,12 @@ def preview(config: ConfigDict, path: str | Path, *, step: int = 0, count: int =
     """
     if step < 0 or count < 1:
         raise ValueError(f"step={step} must be at least 0 and count={count} at least 1")
+    path = Path(path)
+    if path.suffix.lower() not in SUFFIXES or not path.absolute().parent.is_dir():
+        raise ValueError(f"{path} cannot be written: take a folder that is there, and one of {', '.join(SUFFIXES)}")
     options = read_options(config)
+    # nothing is kept in memory or built as a TFDS set for the sake of a few examples, which are the same without
+    options = replace(options, data=replace(options.data, cache_gigabytes=0.0, workers=0, tfds=""))
     sources = open_sources(options)
     batch_groups(options, sources.paired)
     stream = training_stream(
@@ -66,7 +73,7 @@ def preview(config: ConfigDict, path: str | Path, *, step: int = 0, count: int =
         captions += _names(sources, options, step) if sources.paired else _severities(drawn, data.weathers)
         step += 1
     stream.close()
-    pair_sheet(pairs[:count], captions[:count], Path(path))
+    pair_sheet(pairs[:count], captions[:count], path)
     return captions[:count]
 
 

@@ -1,5 +1,6 @@
 """The images a run trains and is judged on, opened and checked before any work starts."""
 
+import hashlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -7,11 +8,19 @@ from functools import partial
 from pathlib import Path
 
 from mofme_jax.data.fetch import cache_folder, photographs_folder
-from mofme_jax.data.folders import ArraySource, PairFolder, PhotographFolder, Source, TrainingImages, open_pairs
+from mofme_jax.data.folders import (
+    ArraySource,
+    PairFolder,
+    PhotographFolder,
+    Source,
+    TrainingImages,
+    open_pairs,
+    open_photographs,
+)
 from mofme_jax.data.layouts import TRAIN, Layout, Listing
 from mofme_jax.data.photos import embedded_photographs
 from mofme_jax.evaluation.cases import Case, cut_to_middle, weather_cases
-from mofme_jax.training.options import Options
+from mofme_jax.training.options import DataOptions, Options
 from mofme_jax.viz import ProgressBar
 
 WINDOW = 11
@@ -35,9 +44,17 @@ class Sources:
     cases: Callable[[], Iterable[Case]]
     paired: bool
 
+    def signature(self) -> list[str]:
+        """The training images, in a word for each source: a run that goes on must find those it began with."""
+        lists = [images.source.names for images in self.training]
+        hashes = [hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")) for names in lists]
+        return [f"{len(names)} images {h.hexdigest()[:12]}" for names, h in zip(lists, hashes, strict=True)]
+
 
 def open_sources(options: Options) -> Sources:
-    """Opens what the `data` section names, checks every image as far as its header, and those that memory holds whole.
+    """Opens what the `data` section names, and checks every image as far as its header.
+
+    Without workers, those that memory holds are also decoded; damage to others is found when they are read, and named.
 
     Raises:
       ValueError, OSError: naming the folder or file and the remedy.
@@ -52,20 +69,17 @@ def _photographs(options: Options) -> Sources:
     if data.tfds:
         from mofme_jax.data import prepared  # only who asks for TFDS waits for its import
 
-        if data.photographs:
-            prepared.build(data.photographs[0], data.tfds, "photographs")
-        training = [prepared.photograph_source(data.tfds, TRAIN, "folder" if data.photographs else "embedded")]
+        prepared.build(data.photographs[0], data.tfds, "photographs")
+        training = [prepared.photograph_source(data.tfds, TRAIN, "folder")]
     elif data.photographs:
-        training = [PhotographFolder(_train_folder(folder)) for folder in data.photographs]
+        training = [PhotographFolder(_fetched(folder)) for folder in data.photographs]
     else:
         training = [ArraySource(embedded_photographs("train"))]
     for source in training:
         _check_sizes(source, data.crop, CROP_REMEDY)
-    validation: Source = ArraySource(embedded_photographs("validation"))
-    if data.validation:
-        validation = PhotographFolder(data.validation)
+    validation = _validation(data)
     _check_sizes(validation, WINDOW, WINDOW_REMEDY)
-    settings = options.evaluation
+    settings, cache = options.evaluation, _cache()
 
     def cases() -> Iterable[Case]:
         photographs = {name: validation[index]["image"] for index, name in enumerate(validation.names)}
@@ -74,24 +88,56 @@ def _photographs(options: Options) -> Sources:
             data.weathers,
             repeats=settings.repeats,
             max_side=settings.max_side,
-            cache=cache_folder() / "evaluation",
+            cache=cache,
         )
 
     return Sources(_in_memory(training, options), cases, paired=False)
 
 
-def _train_folder(folder: str) -> Path:
-    """A folder of photographs may keep those to train on in train/, apart from others."""
+def _validation(data: DataOptions) -> Source:
+    """The photographs to be judged by: those named, or validation/ beside those to train on, or the embedded ones.
+
+    Raises:
+      ValueError: photographs that are trained on as well.
+    """
+    if data.validation:
+        judged = PhotographFolder(_fetched(data.validation), ("validation", TRAIN))
+        learnt = {path.resolve() for folder in data.photographs for path in PhotographFolder(folder).paths}
+        if both := [path for path in judged.paths if path.resolve() in learnt]:
+            raise ValueError(f"{both[0]} and {len(both) - 1} others would be trained on and judged on: keep them apart")
+        return judged
+    for folder in data.photographs:
+        if "validation" in open_photographs(folder).splits:
+            return PhotographFolder(folder, ("validation",))
+    return ArraySource(embedded_photographs("validation"))
+
+
+def _cache() -> Path | None:
+    """Where the evaluation's images are kept, or None for a user without a home."""
+    try:
+        return cache_folder() / "evaluation"
+    except FileNotFoundError:
+        return None
+
+
+def _fetched(folder: str) -> Path:
+    """The folder; where it is that of the photographs to be fetched, and they are not, they are asked for."""
     path = Path(folder).expanduser()
     if not path.exists() and path.absolute().is_relative_to(photographs_folder()):
         raise FileNotFoundError(f"{path} is not there yet: `mofme data fetch-photos` fetches these photographs")
-    return path / TRAIN if (path / TRAIN).is_dir() else path
+    return path
 
 
 def _pairs(options: Options) -> Sources:
     """Given pairs: the split train to learn from, every other to be judged on, each a row of the table."""
     data = options.data
-    listings = {Path(root).expanduser().absolute(): open_pairs(root) for root in data.pairs}
+    listings = {Path(root).expanduser().resolve(): open_pairs(root) for root in data.pairs}
+    kinds = [layout.name for layout, _ in listings.values()]
+    if len(listings) < len(data.pairs):
+        raise ValueError(f"config.data.pairs={data.pairs!r} names a folder twice")
+    if data.tfds and len(set(kinds)) < len(kinds):
+        raise ValueError(f"config.data.tfds keeps one set of a layout, and the folders are {', '.join(kinds)}")
+    short = len({root.name for root in listings}) == len(listings)
     training: list[Source] = []
     tests: dict[str, Source] = {}
     for root, (layout, listing) in listings.items():
@@ -104,13 +150,14 @@ def _pairs(options: Options) -> Sources:
             _check_sizes(training[-1], 1 if data.resize else data.crop, CROP_REMEDY)
         for split, pairs in listing.splits.items():
             if split != TRAIN and all(pair.target for pair in pairs):
-                name = split if len(listings) == 1 else f"{root.name}/{split}"
+                name = split if len(listings) == 1 else f"{root.name if short else root}/{split}"
                 tests[name] = open_split(split)
                 _check_sizes(tests[name], WINDOW, WINDOW_REMEDY)
     if len(training) < len(listings) or not tests:
         raise FileNotFoundError(
-            "pairs to train on need a split train, and one of them another to be judged on; there are "
-            + "; ".join(f"{root}: {', '.join(listing.splits)}" for root, (_, listing) in listings.items())
+            "every folder of pairs needs a split train to learn from, and one of them another to be judged on (keep "
+            "some pairs apart in test/input and test/gt); there are "
+            + "; ".join(f"{', '.join(listing.splits)} in {root}" for root, (_, listing) in listings.items())
         )
 
     def cases() -> Iterable[Case]:

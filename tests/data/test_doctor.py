@@ -75,6 +75,36 @@ def test_folders_that_the_layout_has_no_use_for_are_noted(tmp_path):
     ]
 
 
+@pytest.mark.parametrize(
+    ("tree", "two"),
+    [
+        ("raindrop", ("val/input", "val/gt")),
+        ("paired_folder", ("a/b/c/Hazy", "a/b/c/GT")),
+        ("photographs", ()),
+        ("all_weather_transweather", ()),  # its lists leave out on purpose
+        ("rain13k", ("ours/ITS_haze", "ours/ITS_clear")),
+    ],
+)
+def test_pairs_that_the_layout_has_no_use_for_are_a_problem(tree, two, tmp_path):
+    place = make_tree(tree, tmp_path).place
+    if tree != "photographs":
+        for folder in two or ("test/more/input", "test/more/gt"):
+            write_image(place / folder / "1.png", picture(folder, (24, 28)))
+    diagnosis = examine(tmp_path)
+    assert found(diagnosis) == ([("unread", *two)] if two else [])
+    assert not {f.paths[0] for f in diagnosis.notes if f.kind == "ignored"} & {*two}
+
+
+@pytest.mark.parametrize("folders", [("val/input",), ("val/input", "test/gt"), ("results/input", "results/ours")])
+def test_folders_that_are_no_pairs_are_but_noted(folders, tmp_path):
+    make_tree("raindrop", tmp_path)
+    for folder in folders:
+        write_image(tmp_path / folder / "1.png", picture(folder, (24, 28)))
+    diagnosis = examine(tmp_path)
+    assert found(diagnosis) == []
+    assert {f.paths[0] for f in diagnosis.notes if f.kind == "ignored"} == {*folders}
+
+
 def test_counts_are_compared_with_those_published_and_are_no_problem(tmp_path):
     make_tree("raindrop", tmp_path, scenes=3)
     diagnosis = examine(tmp_path)
@@ -143,7 +173,17 @@ def test_two_targets_of_one_name(tree, target, tmp_path):
     make_tree(tree, tmp_path)
     other = Path(target).with_suffix(".bmp")
     write_image(tmp_path / other, read(tmp_path / target))
-    assert found(examine(tmp_path)) == [("doubled", other.as_posix(), target)]
+    diagnosis = examine(tmp_path)
+    assert found(diagnosis) == [("doubled", other.as_posix(), target)]
+    assert diagnosis.problems[0].text == "two targets: remove one"
+
+
+def test_two_inputs_of_one_name(tmp_path):
+    make_tree("paired_folder", tmp_path)
+    write_image(tmp_path / "train/input/0.bmp", read(tmp_path / "train/input/0.png"))
+    diagnosis = examine(tmp_path)
+    assert found(diagnosis) == [("doubled", "train/input/0.bmp", "train/input/0.png")]
+    assert diagnosis.problems[0].text == "two inputs: remove one"
 
 
 @pytest.mark.parametrize(

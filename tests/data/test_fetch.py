@@ -16,7 +16,8 @@ from PIL import Image
 
 from mofme_jax.data import debian_package, fetch
 from mofme_jax.data.fetch import cache_folder, fetch_photographs, verify
-from mofme_jax.data.photos import folder_photographs, read_photograph
+from mofme_jax.data.layouts import image_files
+from mofme_jax.data.photos import read_photograph
 from tests.rcc import write_rcc
 
 RCC, DOC = "usr/share/gcompris-qt/rcc", "usr/share/doc/gcompris-qt-data"
@@ -94,7 +95,7 @@ def check_whole(target):
     """All 95, from the right places, untouched or halved."""
     assert verify(target) == []
     wanted = fetch._wanted()
-    found = {p.relative_to(target).as_posix(): p for p in folder_photographs(target)}
+    found = {p.relative_to(target).as_posix(): p for p in image_files(target)}
     assert found.keys() == wanted.keys()
     assert [sum(p.startswith(split) for p in found) for split in ("train", "validation")] == [91, 4]
     for path, where in wanted.items():

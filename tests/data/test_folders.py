@@ -1,5 +1,6 @@
 """Folders of photographs and of pairs as sources, and what is learnt from in memory."""
 
+import os
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -145,15 +146,16 @@ def test_a_pair_of_two_sizes_is_named_by_its_headers_and_when_read(tmp_path):
     ("more", "middle", "read"),
     [
         ((20, 20), True, True),
-        ((0, 4), True, True),
+        ((0, 20), True, False),
+        ((10, 10), True, False),
         ((20, 20), False, False),
-        ((1, 0), True, False),  # it has no middle
+        ((21, 20), True, False),  # it has no middle
         ((22, 22), True, False),  # it is another picture
         ((-2, -2), True, False),
         ((2, -2), True, False),
     ],
 )
-def test_only_a_target_with_an_even_and_narrow_margin_is_cut_to_its_middle(tmp_path, more, middle, read):
+def test_only_a_target_with_the_margin_of_resides_is_cut_to_its_middle(tmp_path, more, middle, read):
     degraded = write(tmp_path / "i.png", 30, 40)
     target = write(tmp_path / "t.png", 30 + more[0], 40 + more[1])
     pair = Pair(tmp_path / "i.png", tmp_path / "t.png", "haze", "1", middle)
@@ -204,6 +206,37 @@ def test_two_targets_of_one_name_are_named(tmp_path):
     for name in ("a.png", "a.bmp"):
         write(tmp_path / "gt" / name)
     with pytest.raises(ValueError, match=r"share a name with another: gt/a\.bmp, gt/a\.png; "):
+        open_pairs(tmp_path)
+
+
+def test_two_inputs_of_one_name_are_named(tmp_path):
+    write(tmp_path / "gt" / "a.png")
+    for name in ("a.png", "a.bmp"):
+        write(tmp_path / "input" / name)
+    with pytest.raises(ValueError, match=r"share a name with another: input/a\.bmp, input/a\.png; "):
+        open_pairs(tmp_path)
+
+
+def test_pairs_that_are_left_out_are_said(tmp_path):
+    make_tree("raindrop", tmp_path)
+    for folder in ("input", "gt"):
+        write(tmp_path / "val" / folder / "a.png")
+    with pytest.warns(UserWarning, match=r"RainDrop.*left out: val/input$"):
+        _, listing = open_pairs(tmp_path)
+    assert list(listing.splits) == ["train", "test_a", "test_b"]
+
+
+def test_a_folder_that_cannot_be_listed_is_no_smaller_set(tmp_path, monkeypatch):
+    make_tree("paired_folder", tmp_path)
+    scandir = os.scandir
+
+    def guarded(path):
+        if Path(path).name == "street 2.5":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    with pytest.raises(PermissionError, match=r"street 2\.5"):
         open_pairs(tmp_path)
 
 
@@ -399,3 +432,29 @@ def test_a_target_is_turned_upright_as_its_input_is(tmp_path):
     folder = pair_folder(tmp_path)
     assert folder.size(0) == (6, 8)
     np.testing.assert_array_equal(folder[0]["input"], target)
+
+
+def test_folder_is_listed_sorted_and_to_the_bottom(tmp_path):
+    for name in ("b.PNG", "a.jpg", "deep/er/c.webp", "z.tif", "notes.txt", ".hidden.jpg", ".cache/d.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "folder.png").mkdir()
+    names = PhotographFolder(tmp_path).names
+    assert names == ["a.jpg", "b.PNG", "deep/er/c.webp", "z.tif"]
+
+
+def test_folder_below_a_hidden_one_is_not_hidden(tmp_path):
+    folder = tmp_path / ".home" / "photographs"
+    folder.mkdir(parents=True)
+    (folder / "a.jpg").touch()
+    assert len(PhotographFolder(str(folder))) == 1
+
+
+def test_missing_empty_or_no_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere"):
+        PhotographFolder(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"No photograph in .*put some there \(\.jpg"):
+        PhotographFolder(tmp_path)
+    (tmp_path / "a.jpg").touch()
+    with pytest.raises(NotADirectoryError, match=r"a\.jpg"):
+        PhotographFolder(tmp_path / "a.jpg")

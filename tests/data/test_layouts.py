@@ -74,11 +74,12 @@ def test_inputs_of_one_target_are_of_one_scene_and_others_are_not(tmp_path, tree
         assert len(together) < len(examples)
 
 
-def test_only_resides_targets_are_cut_to_their_middle(tmp_path):
-    for tree in ("reside", "rain13k"):
-        make_tree(tree, tmp_path / tree)
-        _, listing = found(tmp_path / tree)
-        assert {pair.middle for examples in listing.splits.values() for pair in examples} == {tree == "reside"}
+@pytest.mark.parametrize("tree", [tree for tree in TREES if tree.startswith(("reside", "rain13k"))])
+def test_only_the_targets_of_resides_indoor_test_are_cut_to_their_middle(tmp_path, tree):
+    make_tree(tree, tmp_path)
+    _, listing = found(tmp_path)
+    for split, examples in listing.splits.items():
+        assert {pair.middle for pair in examples} == {split == "sots_indoor"}
 
 
 @pytest.mark.parametrize("part", ["OTS", "SOTS"])
@@ -94,6 +95,48 @@ def test_hazy_images_in_parts_find_their_targets(tmp_path):
     _, listing = found(tmp_path)
     assert {target for _, target in pairs(listing)} == {"clear/0001.jpg"}
     assert len(listing.splits["train"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("folders", "split"),
+    [
+        ("outdoor/{hazy,clear}", "sots_outdoor"),
+        ("indoor/{hazy,clear}", "sots_indoor"),
+        ("SOTS/nyuhaze500/{hazy,gt}", "sots_indoor"),
+        ("nyuhaze500/{hazy,gt}", "sots_indoor"),
+        ("RESIDE-indoor/test/{hazy,GT}", "sots_indoor"),
+        ("{hazy,gt}", "train"),
+        ("val/{haze,clear}", "val"),
+    ],
+)
+@pytest.mark.parametrize("input_name", ["0012_1", "0012_0.8_0.2"])
+def test_reside_is_known_by_its_names(tmp_path, folders, split, input_name):
+    start, names = folders[:-1].split("{")
+    hazy, clear = names.split(",")
+    touch(tmp_path / "reading", f"{start}{hazy}/{input_name}.png", f"{start}{clear}/0012.png")
+    layout, listing = found(tmp_path / "reading")
+    assert layout == "reside"
+    assert [(pair.input.name, pair.target.name) for pair in listing.splits[split]] == [
+        (f"{input_name}.png", "0012.png")
+    ]
+    assert nothing_amiss(listing)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        ("train/hazy/a.png", "train/gt/a.png"),
+        ("train/hazy/1_1.png", "train/gt/1_1.png"),
+        ("train/rainy/1_1.png", "train/gt/1_1.png"),  # in a folder of other weather
+    ],
+)
+def test_hazy_pairs_of_other_names_or_beside_other_pairs_are_not_reside(tmp_path, other):
+    touch(tmp_path, *other)
+    assert found(tmp_path)[0] == "paired_folder"
+    touch(tmp_path, "test/hazy/1_1.png", "test/gt/1.png")
+    layout, listing = found(tmp_path)
+    assert layout == "paired_folder"
+    assert names(listing, listing.lost) == ["test/hazy/1_1.png"]
 
 
 # scenes that are judged on
@@ -168,9 +211,17 @@ def test_two_targets_of_one_name_are_doubled(tmp_path):
     assert [set(names(listing, two)) for two in listing.doubled] == [{"gt/a.png", "gt/a.bmp"}]
 
 
-def test_two_inputs_of_one_name_both_count(tmp_path):
-    touch(tmp_path, "input/a.png", "input/a.jpg", "gt/a.png")
-    assert pairs(found(tmp_path)[1]) == [("input/a.jpg", "gt/a.png"), ("input/a.png", "gt/a.png")]
+def test_two_inputs_of_one_name_are_doubled(tmp_path):
+    touch(tmp_path, "input/a.png", "input/a.jpg", "input/b.png", "gt/a.png", "gt/b.png")
+    _, listing = found(tmp_path)
+    assert [names(listing, two) for two in listing.doubled] == [["input/a.jpg", "input/a.png"]]
+    assert len(listing.splits["train"]) == 3
+
+
+def test_two_real_images_of_one_name_share_no_target(tmp_path):
+    make_tree("snow100k", tmp_path)
+    touch(tmp_path, "realistic/snow_storm_00001.png")
+    assert found(tmp_path)[1].doubled == []
 
 
 @pytest.mark.parametrize("place", ["", "train/", "any/", "any/train/", "a/b/c/"])
@@ -184,6 +235,89 @@ def test_inputs_alone_are_never_clean_photographs(tmp_path, place, beside):
     _, listing = found(tmp_path)
     assert listing.lost == [tmp_path / f"{place}input/{i}.png" for i in (1, 2)]
     assert not listing.splits
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("train/ITS_haze", "train/ITS_clear"),
+        ("a/b/LQ", "c/d/HQ"),
+        ("rain images", "Ground Truth"),
+        ("hazy_train", "GT-train"),
+        ("a/b/c/Input", "a/b/c/x"),
+        ("a/b/c/x", "a/b/c/Target"),
+    ],
+)
+def test_what_is_named_like_pairs_is_no_set_of_photographs_unless_insisted_on(tmp_path, one, other):
+    touch(tmp_path, f"{one}/1.png", f"{other}/1.png", "z/1.png")
+    with pytest.raises(
+        FileNotFoundError, match=r"looks like pairs .*rename .*insist with --layout photographs"
+    ) as error:
+        found(tmp_path)
+    assert any(name in str(error.value) for name in (f"({one}", f"({other}"))
+    with pytest.raises(FileNotFoundError, match="looks like pairs"):
+        find_layout(tmp_path, [layout_named("photographs")])
+    _, listing = find_layout(tmp_path, [layout_named("photographs")], insist=True)
+    assert tmp_path / one / "1.png" in [pair.target for pair in listing.splits["train"]]
+
+
+@pytest.mark.parametrize(
+    "name", ["rain", "Snow", "clean", "data", "in", "clear", "hazy", "rain_images", "a/train/data"]
+)
+def test_one_telling_name_alone_does_not_forbid_photographs(tmp_path, name):
+    touch(tmp_path, f"{name}/1.png", "sun/2.png")
+    assert found(tmp_path)[0] == "photographs"
+
+
+def test_photographs_in_splits_are_known_whatever_the_case(tmp_path):
+    touch(tmp_path, "Train/1.png", "Validation/2.png")
+    assert list(found(tmp_path)[1].splits) == ["train", "validation"]
+
+
+@pytest.mark.parametrize(
+    "two", [("hazy", "GT"), ("Input", "GT"), ("LQ", "HQ"), ("Rain", "NoRain"), ("INPUTS", "Targets")]
+)
+@pytest.mark.parametrize("place", ["", "Train/", "RESIDE-OUT/train/"])
+def test_pairs_are_known_whatever_the_case(tmp_path, two, place):
+    touch(tmp_path, *(f"{place}{folder}/a.png" for folder in two))
+    layout, listing = found(tmp_path)
+    assert layout == "paired_folder"
+    assert [(pair.input.parent.name, pair.target.parent.name) for pair in listing.splits["train"]] == [two]
+
+
+@pytest.mark.parametrize("tree", [tree for tree in TREES if "transweather" not in tree])
+def test_every_layout_is_known_in_capitals(tmp_path, tree):
+    """All but the lists of files, which say the names."""
+    expected = make_tree(tree, tmp_path)
+    for folder in sorted((path for path in tmp_path.rglob("*") if path.is_dir()), reverse=True):
+        folder.rename(folder.with_name(folder.name.upper()))
+    layout, listing = found(tmp_path)
+    assert layout == expected.layout
+    assert nothing_amiss(listing)
+    assert {split.lower(): len(examples) for split, examples in listing.splits.items()} == {
+        split: len(examples) for split, examples in expected.splits.items()
+    }
+
+
+def test_the_folder_of_the_very_name_comes_before_another_case(tmp_path):
+    touch(tmp_path, "Input/1.png", "input/2.png", "gt/2.png")
+    assert pairs(found(tmp_path)[1]) == [("input/2.png", "gt/2.png")]
+
+
+@pytest.mark.parametrize("name", ["im_0001_s80_a04.png", "z.png"])
+def test_all_names_tell_outdoor_rain_and_not_the_first(tmp_path, name):
+    for input_ in ("im_0002_s80_a04.png", name):
+        touch(tmp_path, f"train/input/{input_}", f"train/gt/{input_}")
+    assert found(tmp_path)[0] == ("paired_folder" if name == "z.png" else "outdoor_rain")
+
+
+@pytest.mark.parametrize("other", ["val", "test_snow"])
+def test_a_set_with_other_splits_than_those_of_outdoor_rain_is_another(tmp_path, other):
+    for split, name in (("train", "im_0001_s80_a04.png"), ("val", "a.png"), (other, "b.png")):
+        touch(tmp_path, f"{split}/input/{name}", f"{split}/gt/{name}")
+    layout, listing = found(tmp_path)
+    assert layout == "paired_folder"
+    assert set(listing.splits) == {"train", "val", other}
 
 
 def test_targets_alone_are_unused(tmp_path):
@@ -237,6 +371,34 @@ def test_a_list_of_another_system_and_with_a_line_twice_is_read(tmp_path, listed
     assert nothing_amiss(listing)
 
 
+def test_a_listed_file_is_taken_and_not_another_of_its_stem(tmp_path, listed):
+    input_ = "train/snow/input/input_scene_00001"
+    touch(tmp_path / "data", f"{input_}.bmp", f"{input_}.png")
+    _, listing = found(tmp_path)
+    assert f"{input_}.jpg" in [name for name, _ in pairs(listing)]
+    assert len(listing.splits["train"]) == 9
+    assert nothing_amiss(listing)
+    (tmp_path / "data" / f"{input_}.jpg").unlink()  # now nothing says which of the two is meant
+    _, listing = found(tmp_path)
+    assert [names(listing, two) for two in listing.doubled] == [[f"{input_}.bmp", f"{input_}.png"]]
+    (tmp_path / "data" / f"{input_}.bmp").unlink()
+    _, listing = found(tmp_path)
+    assert f"{input_}.png" in [name for name, _ in pairs(listing)]
+    assert nothing_amiss(listing)
+
+
+@pytest.mark.parametrize("deep", ["a/b/c", "a/b/c/d"])
+def test_lists_are_searched_for_three_folders_deep(tmp_path, listed, deep):
+    (tmp_path / "set" / deep).parent.mkdir(parents=True)
+    listed.parent.rename(tmp_path / "set" / deep)
+    touch(tmp_path, "set/readme/notes.txt")
+    if deep == "a/b/c":
+        assert found(tmp_path / "set")[0] == "all_weather_transweather"
+        return
+    with pytest.raises(FileNotFoundError, match="holds no set"):
+        found(tmp_path / "set")
+
+
 def test_the_folder_of_a_list_may_be_the_root(tmp_path, listed):
     layout, listing = found(listed.parent)
     assert layout == "all_weather_transweather"
@@ -282,6 +444,56 @@ def test_another_layout_than_the_first_that_fits_may_be_asked_for(tmp_path):
     assert {pair.weather for pair in listing.splits["train"]} == {"unknown"}
 
 
+@pytest.fixture
+def closed(monkeypatch):
+    """closed(name): folders of that name cannot be listed from then on, whoever asks."""
+    scandir = os.scandir
+
+    def close(name):
+        def guarded(path):
+            if Path(path).name == name:
+                raise PermissionError(13, "Permission denied", str(path))
+            return scandir(path)
+
+        monkeypatch.setattr(os, "scandir", guarded)
+
+    return close
+
+
+@pytest.mark.parametrize(
+    ("tree", "name"),
+    [
+        ("paired_folder", "street 2.5"),
+        ("paired_folder", "gt"),
+        ("photographs", "alps"),
+        ("snow100k", "Snow100K-M"),
+        ("foggy_cityscapes", "aachen"),
+    ],
+)
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path, closed, tree, name):
+    make_tree(tree, tmp_path)
+    closed(name)
+    with pytest.raises(PermissionError, match=name):
+        found(tmp_path)
+    _, listing = find_layout(tmp_path, LAYOUTS, tolerant=True)
+    assert listing.splits or listing.lost
+
+
+def test_a_root_that_cannot_be_listed_is_named_to_the_tolerant_too(tmp_path, closed):
+    make_tree("paired_folder", tmp_path / "root")
+    closed("root")
+    with pytest.raises(PermissionError, match="root"):
+        find_layout(tmp_path / "root", LAYOUTS, tolerant=True)
+
+
+@pytest.mark.parametrize("name", ["lost+found", ".Trash-0"])
+def test_what_is_not_the_users_may_be_closed(tmp_path, closed, name):
+    make_tree("photographs", tmp_path)
+    (tmp_path / name).mkdir()
+    closed(name)
+    assert found(tmp_path)[0] == "photographs"
+
+
 def test_home_is_understood(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     touch(tmp_path, "photos/a.png")
@@ -301,6 +513,8 @@ def test_home_is_understood(tmp_path, monkeypatch):
         ("heavy_rain.png", "heavy_clean.png"),
         ("heavy_rain.png", "heavy_rain.png"),
         ("_rain.png", "_clean.png"),
+        ("rain-001.png", "norain-001.png"),
+        ("rain/rain-1.png", "rain/norain-1.png"),
         ("rain/heavy_rain.png", "rain/heavy_clean.png"),
         ("input/gt/input.png", "input/gt/input.png"),
         ("folder.png/a.png", "folder.png/a.png"),
@@ -318,10 +532,10 @@ def test_strange_names_find_their_targets(tmp_path, input_name, target_name):
 
 def test_a_name_is_not_completed_nor_shortened(tmp_path):
     """What nearly has an input's name is another image."""
-    touch(tmp_path, "input/a.b.png", "input/a_rain_1.png", "input/A.png")
-    touch(tmp_path, "gt/a.png", "gt/a_clean_1.png", "gt/a.b.c.png")
+    touch(tmp_path, "input/a.b.png", "input/a_rain_1.png", "input/A.png", "input/rain-1x2.png")
+    touch(tmp_path, "gt/a.png", "gt/a_clean_1.png", "gt/a.b.c.png", "gt/norain-1.png")
     _, listing = found(tmp_path)
-    assert len(listing.lost) == len(listing.unused) == 3
+    assert len(listing.lost) == len(listing.unused) == 4
 
 
 def test_an_inputs_own_name_comes_before_raindrops(tmp_path):
@@ -421,3 +635,13 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
     _, listing = find_layout(tmp_path / "set", LAYOUTS)
     found = {split: [listing.name(pair.input) for pair in pairs] for split, pairs in listing.splits.items()}
     assert found == {split: [example.input for example in pairs] for split, pairs in expected.splits.items()}
+
+
+def test_a_stray_file_does_not_hide_an_outdoor_rain_set(tmp_path):
+    expected = make_tree("outdoor_rain/divided", tmp_path, scenes=8)
+    first = expected.place / expected.splits["train"][0].input
+    stray = first.with_name("holiday.png")
+    stray.write_bytes(first.read_bytes())
+    layout, listing = find_layout(tmp_path, LAYOUTS)
+    assert layout.name == "outdoor_rain"
+    assert listing.lost == [stray]

@@ -249,7 +249,7 @@ def test_progress_is_said(tree, sets, monkeypatch):
     assert said[5].endswith("a second, 0:00:00 left")
     assert said[6:] == [f"{sets}/paired_folder/1.0.0 is built"]
     assert build(tree, sets, report=said.append) == sets / "paired_folder"
-    assert said[7:] == [f"{sets}/paired_folder/1.0.0 is there, built from the same files"]
+    assert said[7:] == [f"{sets}/paired_folder/1.0.0 is there, built from files of the same names and sizes"]
 
 
 def test_a_source_goes_to_other_threads_and_processes(tree, sets):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from mofme_jax.data.photos import embedded_photographs, folder_photographs, header_size, read_photograph
+from mofme_jax.data.photos import embedded_photographs, header_size, read_photograph
 
 COLOUR = np.array([200, 100, 50], np.uint8)
 
@@ -41,32 +41,6 @@ def test_embedded_photographs_need_no_network(monkeypatch):
 def test_embedded_photographs_have_two_splits():
     with pytest.raises(ValueError, match="train or validation"):
         embedded_photographs("test")
-
-
-def test_folder_is_listed_sorted_and_to_the_bottom(tmp_path):
-    for name in ("b.PNG", "a.jpg", "deep/er/c.webp", "z.tif", "notes.txt", ".hidden.jpg", ".cache/d.jpg"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    (tmp_path / "folder.png").mkdir()
-    names = [path.relative_to(tmp_path).as_posix() for path in folder_photographs(tmp_path)]
-    assert names == ["a.jpg", "b.PNG", "deep/er/c.webp", "z.tif"]
-
-
-def test_folder_below_a_hidden_one_is_not_hidden(tmp_path):
-    folder = tmp_path / ".home" / "photographs"
-    folder.mkdir(parents=True)
-    (folder / "a.jpg").touch()
-    assert len(folder_photographs(str(folder))) == 1
-
-
-def test_missing_empty_or_no_folder(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere"):
-        folder_photographs(tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match=r"No photograph in .*put some there \(\.jpg"):
-        folder_photographs(tmp_path)
-    (tmp_path / "a.jpg").touch()
-    with pytest.raises(NotADirectoryError, match=r"a\.jpg"):
-        folder_photographs(tmp_path / "a.jpg")
 
 
 @pytest.mark.parametrize("suffix", ["png", "bmp", "tif"])

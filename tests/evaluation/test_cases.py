@@ -81,7 +81,7 @@ def test_what_cases_depend_on_makes_other_ones(change, photographs, tmp_path, mo
     if change == "jax":
         monkeypatch.setattr("jax.__version__", "0")
     again(photographs, tmp_path, weathers)
-    assert len(list(tmp_path.glob("*.npz"))) == 2
+    assert len(list(tmp_path.glob("*.cases"))) == 2
 
 
 @pytest.mark.parametrize("damage", [b"", b"no arrays", None])

@@ -201,3 +201,15 @@ def test_the_plan_counts_steps_or_epochs(make_config):
     assert total == 4 * 2  # batches of two from five images
     assert [float(rate(step)) for step in (0, 1, 2)] == pytest.approx([1e-3] * 3)
     assert rate(7) < rate(5) < 1e-3
+
+
+def test_a_run_does_not_go_on_with_other_photographs(make_config, tmp_path, compiled_once):
+    for i in range(3):
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        pixels = np.random.default_rng(i).integers(0, 256, (24, 24, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "photos" / f"{i}.png")
+    config = make_config(**{"data.photographs": (str(tmp_path / "photos"),), "model.overrides.depth": 0})
+    train_and_evaluate(config, tmp_path / "run")
+    (tmp_path / "photos" / "0.png").rename(tmp_path / "photos" / "9.png")
+    with pytest.raises(ValueError, match=r"began with other training images \(3 images .*bring those back"):
+        train_and_evaluate(config, tmp_path / "run")

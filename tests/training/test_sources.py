@@ -44,7 +44,7 @@ def stream(sources, **settings):
 def test_every_layout_trains_a_step_and_is_judged(name, make_config, tmp_path, step):
     expected = make_tree(name, tmp_path)
     if "train" not in expected.splits or len(expected.splits) < 2:
-        with pytest.raises(FileNotFoundError, match="split train, and one of them another"):
+        with pytest.raises(FileNotFoundError, match="a split train to learn from, and one of them another"):
             opened(make_config, pairs=(str(tmp_path),))
         return
     sources = opened(make_config, pairs=(str(tmp_path),))
@@ -111,8 +111,23 @@ def test_photographs_come_from_where_the_config_says(make_config, tmp_path):
     assert not [name for name in names["photographs"] if "validation" in name]
     both = tuple(str(tmp_path / folder) for folder in ("photographs", "photographs_loose"))
     assert [images.source.names for images in opened(make_config, photographs=both).training] == list(names.values())
-    embedded = opened(make_config, tfds=str(tmp_path / "sets")).training[0].source.names
+    embedded = opened(make_config).training[0].source.names
     assert embedded == ["astronaut", "chelsea", "coffee", "flower", "rocket"]
+
+
+def test_photographs_are_judged_by_what_is_kept_apart(make_config, tmp_path):
+    expected = make_tree("photographs", tmp_path / "a")
+    make_tree("photographs/loose", tmp_path / "b")
+    folder = str(tmp_path / "a")
+    apart = {example.target.removeprefix("validation/") for example in expected.splits["validation"]}
+    assert {case.name for case in opened(make_config, photographs=(folder,)).cases()} == apart
+    assert {case.name for case in opened(make_config, validation=folder).cases()} == apart
+    assert {case.name for case in opened(make_config, photographs=(str(tmp_path / "b"),)).cases()} == {
+        "china",
+        "motorcycle",
+    }
+    with pytest.raises(ValueError, match="would be trained on and judged on"):
+        opened(make_config, photographs=(str(tmp_path / "b"),), validation=str(tmp_path / "b"))
 
 
 def test_photographs_that_were_not_fetched_are_asked_for(make_config):
@@ -136,6 +151,49 @@ def test_scenes_that_are_judged_on_are_left_out_aloud(make_config, tmp_path, cap
     assert f"{len(expected.splits['test1'])} training pairs are left out" in capsys.readouterr().out
 
 
+def test_two_sets_of_one_name_keep_their_rows_apart(make_config, tmp_path):
+    folders = [tmp_path / place / "set" for place in ("a", "b")]
+    for folder in folders:
+        make_tree("paired_folder", folder)
+    groups = {case.group for case in opened(make_config, pairs=tuple(map(str, folders))).cases()}
+    assert groups == {f"{folder}/test" for folder in folders}
+    with pytest.raises(ValueError, match="keeps one set of a layout, and the folders are paired_folder, paired_folder"):
+        opened(make_config, pairs=tuple(map(str, folders)), tfds=str(tmp_path / "sets"))
+    assert not (tmp_path / "sets").exists()
+    with pytest.raises(ValueError, match="names a folder twice"):
+        opened(make_config, pairs=(str(folders[0]), f"{folders[0]}/"))
+
+
+def test_pairs_are_no_photographs(make_config, tmp_path):
+    make_tree("paired_folder", tmp_path)
+    for data in (dict(photographs=(str(tmp_path),)), dict(validation=str(tmp_path))):
+        with pytest.raises(FileNotFoundError, match="pairs"):
+            opened(make_config, **data)
+
+
+def test_an_archive_unpacked_a_level_deeper_gives_the_same_photographs(make_config, tmp_path):
+    for wrapped in (False, True):
+        make_tree("photographs", tmp_path / str(wrapped), wrapped=wrapped)
+    names = [
+        opened(make_config, photographs=(str(tmp_path / wrapped),)).training[0].source.names
+        for wrapped in ("False", "True")
+    ]
+    assert names[0] == names[1]
+    assert not [name for name in names[0] if "validation" in name]
+    judged = {case.name for case in opened(make_config, validation=str(tmp_path / "True")).cases()}
+    assert judged
+    assert not judged & set(names[0])
+
+
+def test_who_has_no_home_keeps_no_cache(make_config, monkeypatch):
+    def no_home():
+        raise RuntimeError("no home")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr("pathlib.Path.home", no_home)
+    assert next(iter(opened(make_config).cases())).name == "china"
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
@@ -146,6 +204,7 @@ def test_scenes_that_are_judged_on_are_left_out_aloud(make_config, tmp_path, cap
         (dict(pairs=("/a", "/b"), weights=(1,)), "config.data.weights=.* a number above 0 for each folder"),
         (dict(pairs=("/a",), weights=(0,)), "config.data.weights"),
         (dict(weights=(1, 2)), "config.data.weights"),
+        (dict(tfds="/a"), "config.data.tfds='/a' must be empty, or beside"),
         (dict(workers=-1), "config.data.workers=-1 must be from 0"),
     ],
 )
