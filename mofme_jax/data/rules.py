@@ -160,7 +160,7 @@ def raindrop_rule(split: str, stem: str) -> Rule:
 
 
 def outdoor_rain(root: Place) -> list[Folder]:
-    """Outdoor-Rain, known by the names of nearly all its inputs; with other pairs beside it, it is a set of the user's."""
+    """Outdoor-Rain, known by the names of nearly all inputs; with other pairs beside it, it is a set of the user's."""
     names = {TRAIN: (TRAIN, "OutdoorRain", "Outdoor-Rain", "Outdoor_Rain"), "test1": ("test1", "test")}
     places = [(TRAIN, root)]
     places += [(split, place) for split in names for name in names[split] if (place := root.at(name)).there]
