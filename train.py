@@ -1,5 +1,6 @@
 """Trains MoFME: `python train.py --config configs/default.py --workdir runs/default [--config.field=value]`."""
 
+import os
 import signal
 import sys
 
@@ -41,7 +42,8 @@ def main(argv: list[str]) -> None:
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
         sys.exit(f"train.py: {error}")
     except KeyboardInterrupt:
-        sys.exit("train.py: stopped; the same command goes on from the last checkpoint")
+        print("train.py: stopped; the same command goes on from the last checkpoint", file=sys.stderr, flush=True)
+        os._exit(1)  # all is closed that can be: no thread or process that was interrupted may keep the command waiting
 
 
 if __name__ == "__main__":

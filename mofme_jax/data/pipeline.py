@@ -109,7 +109,10 @@ class TrainingStream(Iterator[np.ndarray]):
     def close(self) -> None:
         """Ends the threads or processes that read ahead; another `next` starts them anew."""
         if self._iterator is not None:
-            self._iterator.close()
+            # an interrupt may have come while the iterator held a lock that closing it waits for
+            closing = threading.Thread(target=self._iterator.close, daemon=True)
+            closing.start()
+            closing.join(timeout=20)
         self._iterator = None
 
     def _start(self) -> grain.DatasetIterator:

@@ -169,11 +169,12 @@ def run_steps(
                 waited, clock = 0.0, time.monotonic()
                 log.write(n, figures)
             if saves:
-                keep(state, time.monotonic() - began)
+                spent = time.monotonic() - began
+                keep(state, spent)
             if saves or n == start + 1:
                 progress.restart_clock(n)  # the first step compiled, a save is not training
                 waited, clock = 0.0, time.monotonic()
-    return state, time.monotonic() - began
+    return state, spent
 
 
 def save(
