@@ -9,6 +9,10 @@ from absl import app, flags, logging
 from mofme_jax.config_file import define_config, no_config, quote_folders, unknown_field
 
 flags.DEFINE_string("workdir", "runs/default", "Where the run is kept; a run there is gone on with.")
+flags.DEFINE_bool("distributed", False, "Several processes, who find each other: TPU slice, GKE, SLURM, Open MPI.")
+flags.DEFINE_string("coordinator", None, "Several processes, started by hand: HOST:PORT of process 0.")
+flags.DEFINE_integer("process_id", None, "Number of this process, from 0.")
+flags.DEFINE_integer("process_count", None, "How many processes there are.")
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -34,10 +38,17 @@ def main(argv: list[str]) -> None:
         config = flags.FLAGS.config.lock()
     except OSError as error:
         sys.exit(f"train.py: {no_config(error)}")
+    from mofme_jax.compiled import keep_compiled
     from mofme_jax.training import train_and_evaluate
+    from mofme_jax.training.processes import join
 
+    values = flags.FLAGS
+    place = (values.coordinator, values.process_id, values.process_count)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what a scheduler sends: ends as Ctrl-C does
     try:
+        keep_compiled()
+        if values.distributed or place != (None, None, None):
+            join(*place)  # docs/launching.md
         train_and_evaluate(config, flags.FLAGS.workdir)
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
         sys.exit(f"train.py: {error}")

@@ -26,6 +26,7 @@ def get_config() -> ConfigDict:
     config.model.router_passes = 5  # M, of the sampling routers
     config.model.generator = "linear"  # of an expert's gamma and beta; or "low_rank", "static"
     config.model.rank = 8  # of the low-rank generator
+    config.model.dispatch = "auto"  # how tokens get to their experts, see README.md; changes the time, not the output
     config.model.dropout = 0.0  # rate behind every attention and feed-forward
 
     # what it sees
@@ -60,6 +61,15 @@ def get_config() -> ConfigDict:
     config.train.ema_decay = 0.998  # of the averaged parameters, which are evaluated
     config.train.max_bad_steps = 10  # steps in a row with NaN or inf that are skipped before the run stops
     config.train.host_devices = 2  # CPU only: the batch is split over this many XLA devices (faster than threads)
+    config.train.dtype = "float32"  # what the network computes in; "bfloat16" on GPU and TPU: parameters stay float32
+    config.train.remat = "none"  # "blocks": a transformer block is computed again for its gradient; saves memory
+    config.train.accumulate = 1  # micro-batches, one after the other, that a device's part of a batch is computed in
+
+    # where it learns: how many devices along each axis of the mesh, see mofme_jax/training/sharding.py
+    config.mesh = ConfigDict()
+    config.mesh.data = -1  # parts of a batch, each with all the parameters; -1: the rest of the devices
+    config.mesh.fsdp = 1  # parts of a batch, over which the parameters are split as well
+    config.mesh.expert = 1  # parts of the experts, each with the same images
 
     # what it minimises
     config.loss = ConfigDict()

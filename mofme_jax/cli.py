@@ -96,6 +96,27 @@ def _parser() -> argparse.ArgumentParser:
     preview.add_argument("--step", type=int, default=0, help="steps of training before it (default: 0)")
     preview.add_argument("--count", type=int, default=16, help="examples (default: 16)")
     preview.set_defaults(takes_config=True)
+
+    plan = groups.add_parser(
+        "plan",
+        help="say whether training fits a device and how fast it can be",
+        description="Compiles the training step of a config ahead of time, for a slice of TPUs that need not be there "
+        "(with the extra tpu) or for this machine, and prints memory, work, communication, the roofline and the "
+        "largest batch. Reads no photographs. Exit status 1 when the step does not fit. Fields are set as "
+        "--config.field=value.",
+        allow_abbrev=False,
+    )
+    plan.set_defaults(run=_plan, takes_config=True)
+    plan.add_argument("--config", metavar="FILE", help="the config (default: configs/default.py)")
+    target = plan.add_mutually_exclusive_group()
+    target.add_argument("--topology", metavar="NAME", help="a TPU slice: v5e:1x1, v5e:16x16, v4:2x2x1, v6e:8x8 ...")
+    target.add_argument("--devices", choices=["local"], default="local", help="this machine's (default)")
+    plan.add_argument(
+        "--largest-batch",
+        action="store_true",
+        help="compile a few times more to find it, instead of an estimate",
+    )
+    plan.add_argument("--json", action="store_true", help="print all figures as JSON")
     return parser
 
 
@@ -142,10 +163,27 @@ def _build(options: argparse.Namespace, _: list[str]) -> int:
 
 
 def _preview(options: argparse.Namespace, rest: list[str]) -> int:
+    from mofme_jax.compiled import keep_compiled
     from mofme_jax.config_file import read_config
     from mofme_jax.training.preview import preview
 
+    keep_compiled()
     config = read_config([*([f"--config={options.config}"] if options.config else []), *rest])
     preview(config, options.out, step=options.step, count=options.count)
     print(options.out)
     return 0
+
+
+def _plan(options: argparse.Namespace, rest: list[str]) -> int:
+    from mofme_jax.config_file import read_config
+
+    config = read_config([*([f"--config={options.config}"] if options.config else []), *rest])
+    from mofme_jax.training.plan import DoesNotFit, plan_step  # a config that will not do is said before JAX loads
+
+    try:
+        plan = plan_step(config, options.topology, find_largest=options.largest_batch)
+    except DoesNotFit as error:
+        print(f"mofme: {error}", file=sys.stderr)
+        return 1
+    print(json.dumps(plan.to_json(), indent=2) if options.json else plan.report())
+    return 0 if plan.fits else 1

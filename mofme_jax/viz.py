@@ -17,10 +17,11 @@ class Progress:
     Args:
       total: steps of the whole run. start: steps already taken. batch: images a step.
       stream: where to; None is the standard output of the moment.
+      silent: prints nothing, as all but one of several processes.
     """
 
-    def __init__(self, total: int, start: int, batch: int, stream: TextIO | None = None):
-        self.total, self.batch, self.stream = total, batch, stream
+    def __init__(self, total: int, start: int, batch: int, stream: TextIO | None = None, silent: bool = False):
+        self.total, self.batch, self.stream, self.silent = total, batch, stream, silent
         self._step, self._time = start, time.monotonic()
 
     def report(self, step: int, figures: dict[str, float]) -> float:
@@ -32,6 +33,8 @@ class Progress:
         taken, seconds = step - self._step, time.monotonic() - self._time
         rate = taken / max(seconds, 1e-9) if taken else float("nan")
         self.restart_clock(step)
+        if self.silent:
+            return rate
         left = duration((self.total - step) / rate) if taken else "?"
         shown = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
         print(f"step {step}/{self.total} ({step / self.total:4.0%})  {rate * self.batch:.1f} images/s  "

@@ -14,6 +14,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from mofme_jax.models.dispatch import Dispatch, Product, resolve, through_chosen
+from mofme_jax.models.layers import cast
+
 Generator = Literal["linear", "static", "low_rank"]
 
 EXPERT_AXIS = "expert"
@@ -60,6 +63,7 @@ class FeatureModulation(nn.Module):
 
     generator: Generator = "linear"
     rank: int = 8
+    dtype: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -68,11 +72,15 @@ class FeatureModulation(nn.Module):
             raise ValueError(f"generator={self.generator!r} is unknown; choose one of {get_args(Generator)}")
         width = x.shape[-1]
         if self.generator == "static":
-            both = self.param("bias", identity_bias, (1, 2 * width))
+            both = self.param("bias", identity_bias, (1, 2 * width)).astype(self.dtype or x.dtype)
         else:
             if self.generator == "low_rank":
-                x = nn.Dense(self.rank, use_bias=False, name="down")(x)
-            both = nn.Dense(2 * width, kernel_init=nn.initializers.zeros, bias_init=identity_bias, name="generate")(x)
+                x = nn.Dense(self.rank, use_bias=False, dtype=self.dtype, name="down")(x)
+            zeros = nn.initializers.zeros
+            generate = nn.Dense(
+                2 * width, dtype=self.dtype, kernel_init=zeros, bias_init=identity_bias, name="generate"
+            )
+            both = generate(x)
         gamma, beta = jnp.split(both, 2, axis=-1)
         return gamma, beta
 
@@ -95,22 +103,45 @@ def mix_modulations(x: jax.Array, gates: jax.Array, gamma: jax.Array, beta: jax.
     return jnp.einsum("te,etd->td", gates, gamma) * x + jnp.einsum("te,etd->td", gates, beta)
 
 
+def generate(params: Any, rows: jax.Array, product: Product) -> jax.Array:
+    """[gamma | beta] of each row by its own expert: `FeatureModulation` with a linear or low-rank generator.
+
+    Args:
+      params: those of `FeatureModulation`, stacked over the experts.
+      rows, product: see `mofme_jax.models.dispatch.Experts`.
+
+    Returns:
+      (R, 2 D).
+    """
+    if "down" in params:
+        rows = product(rows, params["down"]["kernel"])
+    return product(rows, params["generate"]["kernel"], params["generate"]["bias"])
+
+
 class ModulatedExperts(nn.Module):
     """The weighted sum of E feature-modulated experts. (T, D) and (T, E) gates in, (T, D) out.
+
+    `FeatureModulation` under `nn.vmap` owns the parameters and is the definition, `dispatch="dense"`. The other
+    ways compute the chosen experts alone, from the same stacked parameters. Static generators have nothing
+    to save: their sum is a product of the gates with a table.
 
     Attributes:
       num_experts: E.
       generator: see `FeatureModulation`.
       rank: see `FeatureModulation`.
+      dispatch: see `mofme_jax.models.dispatch`.
+      dtype: what is computed in, see `mofme_jax.models.layers`.
     """
 
     num_experts: int
     generator: Generator = "linear"
     rank: int = 8
+    dispatch: Dispatch = "auto"
+    dtype: str | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, gates: jax.Array) -> jax.Array:
-        """See the class."""
+    def __call__(self, x: jax.Array, gates: jax.Array, chosen: jax.Array | None = None) -> jax.Array:
+        """chosen: (T, K) experts whose gates may differ from 0; None: all of them, which is computed densely."""
         bank = nn.vmap(
             FeatureModulation,
             in_axes=None,
@@ -120,5 +151,10 @@ class ModulatedExperts(nn.Module):
             split_rngs={"params": True},
             metadata_params={nn.PARTITION_NAME: EXPERT_AXIS},
         )
-        gamma, beta = bank(self.generator, self.rank, name="experts")(x)
-        return mix_modulations(x, gates, gamma, beta)
+        method = resolve(self.dispatch, self.num_experts)
+        if chosen is None or method == "dense" or self.generator == "static" or self.is_initializing():
+            gamma, beta = bank(self.generator, self.rank, self.dtype, name="experts")(x)
+            return mix_modulations(x, gates, gamma, beta)
+        params = cast(self.variables["params"]["experts"], self.dtype)
+        gamma, beta = jnp.split(through_chosen(generate, params, x, gates, chosen, method), 2, axis=-1)
+        return gamma * x + beta

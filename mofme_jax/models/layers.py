@@ -4,9 +4,13 @@ Axis glossary: `B` images, `H W` pixels, `C` channels, `N` tokens of an image, `
 
 The numerical conventions are PyTorch's, because the published network was defined there: GELU by the
 error function, LayerNorm with epsilon 1e-5, convolutions zero-padded by one on each side.
+
+`dtype` of a layer is what it computes in, whatever its parameters are kept in; None: what its input and they have.
+Statistics of LayerNorm, scores and softmax stay float32 in any case.
 """
 
 from functools import partial
+from typing import Any
 
 import einops
 import jax
@@ -18,28 +22,35 @@ LayerNorm = partial(nn.LayerNorm, epsilon=1e-5)
 Conv3x3 = partial(nn.Conv, kernel_size=(3, 3), padding=1)
 
 
+def cast(params: Any, dtype: str | None) -> Any:
+    """Parameters as a layer of that dtype computes with them."""
+    return params if dtype is None else jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+
+
 class ResBlock(nn.Module):
     """conv - ReLU - conv, added to its input. (B, H, W, channels) in and out; no normalisation."""
 
     channels: int
+    dtype: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """See the class."""
-        y = Conv3x3(self.channels, name="conv_in")(x)
-        return x + Conv3x3(self.channels, name="conv_out")(nn.relu(y))
+        y = Conv3x3(self.channels, dtype=self.dtype, name="conv_in")(x)
+        return x + Conv3x3(self.channels, dtype=self.dtype, name="conv_out")(nn.relu(y))
 
 
 class FeedForward(nn.Module):
     """The transformer's feed-forward: Dense D -> hidden, GELU, Dense hidden -> D."""
 
     hidden: int
+    dtype: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """(..., D) in and out."""
-        y = nn.Dense(self.hidden, name="up")(x)
-        return nn.Dense(x.shape[-1], name="down")(gelu(y))
+        y = nn.Dense(self.hidden, dtype=self.dtype, name="up")(x)
+        return nn.Dense(x.shape[-1], dtype=self.dtype, name="down")(gelu(y))
 
 
 def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None = None) -> jax.Array:
@@ -77,13 +88,14 @@ class SelfAttention(nn.Module):
     heads: int
     head_dim: int
     project: bool = True
+    dtype: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         """mask: (B or 1, N) booleans, False where a key is padding."""
-        qkv = nn.Dense(3 * self.heads * self.head_dim, use_bias=False, name="qkv")(x)
+        qkv = nn.Dense(3 * self.heads * self.head_dim, use_bias=False, dtype=self.dtype, name="qkv")(x)
         y = attend(*split_heads(qkv, self.heads), mask).reshape(*x.shape[:-1], self.heads * self.head_dim)
-        return nn.Dense(x.shape[-1], name="out")(y) if self.project else y
+        return nn.Dense(x.shape[-1], dtype=self.dtype, name="out")(y) if self.project else y
 
 
 def split_heads(qkv: jax.Array, heads: int) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -3,17 +3,32 @@
 Axis glossary: `B` images, `N` tokens of an image, `T = B N`, `D` width, `E` experts, `K` chosen a token.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from mofme_jax.models.dispatch import Dispatch, Product, resolve, through_chosen
 from mofme_jax.models.film import EXPERT_AXIS, Generator, ModulatedExperts
-from mofme_jax.models.layers import FeedForward
+from mofme_jax.models.layers import FeedForward, cast, gelu
 from mofme_jax.models.router import NormOrder, Router, RouterKind, Routing
 
 FeedForwardKind = Literal["dense", "moe", "mofme"]
+
+
+def feed_forward(params: Any, rows: jax.Array, product: Product) -> jax.Array:
+    """`FeedForward` of each row by its own expert.
+
+    Args:
+      params: those of `FeedForward`, stacked over the experts.
+      rows, product: see `mofme_jax.models.dispatch.Experts`.
+
+    Returns:
+      (R, D).
+    """
+    up, down = params["up"], params["down"]
+    return product(gelu(product(rows, up["kernel"], up["bias"])), down["kernel"], down["bias"])
 
 
 class Mixture(nn.Module):
@@ -21,7 +36,7 @@ class Mixture(nn.Module):
 
     "mofme": `FFN(sum_e r_e(x) FM_e(x))`: E modulations of the token, then ONE shared network, run once a token
     whatever E and K are (paper, the MoFME layer). "moe": `sum_e r_e(x) FFN_e(x)`: E networks side by side, what
-    the paper compares with. Both under the same router.
+    the paper compares with. Both under the same router and the same dispatch.
 
     Attributes:
       kind: "mofme" or "moe".
@@ -29,6 +44,8 @@ class Mixture(nn.Module):
       num_experts: E; top_k: K.
       router: head of the router; norm_order, router_dropout, router_passes: see `Router`.
       generator, rank: see `FeatureModulation` ("mofme" only).
+      dispatch: see `mofme_jax.models.dispatch`.
+      dtype: what is computed in, see `mofme_jax.models.layers`; the router computes in float32 at the least.
     """
 
     kind: FeedForwardKind
@@ -41,6 +58,8 @@ class Mixture(nn.Module):
     router_passes: int = 5
     generator: Generator = "linear"
     rank: int = 8
+    dispatch: Dispatch = "auto"
+    dtype: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> tuple[jax.Array, Routing]:
@@ -54,19 +73,29 @@ class Mixture(nn.Module):
             self.router_passes,
             name="router",
         )(x)
-        tokens, gates = x.reshape(-1, x.shape[-1]), gates.reshape(-1, self.num_experts)
+        tokens, gates, chosen = (a.reshape(-1, a.shape[-1]) for a in (x, gates.astype(x.dtype), routing.chosen))
         if self.kind == "mofme":
-            mixed = ModulatedExperts(self.num_experts, self.generator, self.rank, name="modulation")(tokens, gates)
-            y = FeedForward(self.hidden, name="shared")(mixed)
-        else:
-            bank = nn.vmap(
-                FeedForward,
-                in_axes=None,
-                out_axes=0,
-                axis_size=self.num_experts,
-                variable_axes={"params": 0},
-                split_rngs={"params": True},
-                metadata_params={nn.PARTITION_NAME: EXPERT_AXIS},
+            modulation = ModulatedExperts(
+                self.num_experts, self.generator, self.rank, self.dispatch, self.dtype, name="modulation"
             )
-            y = jnp.einsum("te,etd->td", gates, bank(self.hidden, name="experts")(tokens))
+            y = FeedForward(self.hidden, self.dtype, name="shared")(modulation(tokens, gates, chosen))
+        else:
+            y = self._networks(tokens, gates, chosen)
         return y.reshape(x.shape), routing
+
+    def _networks(self, tokens: jax.Array, gates: jax.Array, chosen: jax.Array) -> jax.Array:
+        """The weighted sum of E networks: (T, D) and (T, E) gates in, (T, D) out."""
+        bank = nn.vmap(
+            FeedForward,
+            in_axes=None,
+            out_axes=0,
+            axis_size=self.num_experts,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            metadata_params={nn.PARTITION_NAME: EXPERT_AXIS},
+        )
+        method = resolve(self.dispatch, self.num_experts)
+        if method == "dense" or self.is_initializing():
+            return jnp.einsum("te,etd->td", gates, bank(self.hidden, self.dtype, name="experts")(tokens))
+        params = cast(self.variables["params"]["experts"], self.dtype)
+        return through_chosen(feed_forward, params, tokens, gates, chosen, method)

@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from mofme_jax.models.dispatch import Dispatch, check_dispatch
 from mofme_jax.models.film import Generator
 from mofme_jax.models.layers import Conv3x3, LayerNorm, ResBlock, block_mean, enlarge, patchify, unpatchify
 from mofme_jax.models.moe import FeedForwardKind, Mixture
@@ -48,9 +49,13 @@ class Restorer(nn.Module):
       feed_forward: "dense", "moe" or "mofme": the one field in which the compared networks differ.
       num_experts, top_k: E and K. router, norm_order, router_dropout, router_passes: see `Router`.
       generator, rank: see `FeatureModulation`.
+      dispatch: how tokens get to their experts, see `mofme_jax.models.dispatch`; changes the time, not the output.
       skip: "none" or "long", see the module's text.
       tail_channels: channels at full resolution behind the tokens (`skip="none"` only).
       dropout: rate behind every attention and feed-forward, while training.
+      dtype: what is computed in: "float32", "bfloat16" or None, see `mofme_jax.models.layers`. Parameters, routers, and
+        the last sum or sigmoid stay float32.
+      remat: whether a block's insides are computed again for the gradient, rather than kept: memory for time.
     """
 
     channels: tuple[int, ...] = (16, 32, 64)
@@ -72,9 +77,12 @@ class Restorer(nn.Module):
     router_passes: int = 5
     generator: Generator = "linear"
     rank: int = 8
+    dispatch: Dispatch = "auto"
     skip: Skip = "long"
     tail_channels: int = 128
     dropout: float = 0.0
+    dtype: str | None = None
+    remat: bool = False
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> tuple[jax.Array, tuple[Routing, ...]]:
@@ -101,7 +109,8 @@ class Restorer(nn.Module):
 
         levels = self._head(2.0 * padded - 1.0)
         tokens = patchify(levels[-1], self.patch // self._strides()[-1])
-        tokens = LayerNorm(name="embed_norm")(nn.Dense(self.width, name="embed")(tokens))
+        tokens = nn.Dense(self.width, dtype=self.dtype, name="embed")(tokens)
+        tokens = LayerNorm(dtype=self.dtype, name="embed_norm")(tokens)
         aux = []
         for i in range(self.depth):
             tokens, routing = self._block(i)(tokens, train)
@@ -117,10 +126,13 @@ class Restorer(nn.Module):
             raise ValueError(
                 f"feed_forward={self.feed_forward!r} is unknown; choose one of {get_args(FeedForwardKind)}"
             )
+        if self.dtype not in (None, "float32", "bfloat16"):
+            raise ValueError(f"dtype={self.dtype!r} is unknown; choose float32 or bfloat16")
         if self.skip not in get_args(Skip):
             raise ValueError(f"skip={self.skip!r} is unknown; choose one of {get_args(Skip)}")
         if self.generator not in get_args(Generator):
             raise ValueError(f"generator={self.generator!r} is unknown; choose one of {get_args(Generator)}")
+        check_dispatch(self.dispatch)
         for name in ("stem", "patch", "width", "heads", "head_dim", "mlp_ratio", "rank", "num_experts", "top_k"):
             if (value := getattr(self, name)) < 1 or value != int(value):
                 raise ValueError(f"{name}={value} must be a whole number of at least 1")
@@ -146,13 +158,13 @@ class Restorer(nn.Module):
 
     def _head(self, images: jax.Array) -> list[jax.Array]:
         """(B, H, W, 3) in [-1, 1] -> the features of each level, finest first."""
-        x = Conv3x3(self.channels[0], name="stem")(patchify(images, self.stem))
+        x = Conv3x3(self.channels[0], dtype=self.dtype, name="stem")(patchify(images, self.stem))
         levels = []
         for i, channels in enumerate(self.channels):
             if i:
-                x = nn.Dense(channels, name=f"down_{i}")(patchify(x, 2))
+                x = nn.Dense(channels, dtype=self.dtype, name=f"down_{i}")(patchify(x, 2))
             for j in range(self.blocks):
-                x = ResBlock(channels, name=f"head_{i}_{j}")(x)
+                x = ResBlock(channels, self.dtype, name=f"head_{i}_{j}")(x)
             levels.append(x)
         return levels
 
@@ -171,34 +183,44 @@ class Restorer(nn.Module):
                 router_passes=self.router_passes,
                 generator=self.generator,
                 rank=self.rank,
+                dispatch=self.dispatch,
+                dtype=self.dtype,
                 parent=None,
             )
         shift = self.window // 2 if self.window is not None and i % 2 else 0
-        return Block(self.heads, self.head_dim, hidden, mixture, self.window, shift, self.dropout,
+        block = nn.remat(Block, static_argnums=2) if self.remat else Block  # 2: `train`
+        return block(self.heads, self.head_dim, hidden, mixture, self.window, shift, self.dropout, self.dtype,
                      name=f"block_{i}")  # fmt: skip
 
     def _tail(self, tokens: jax.Array) -> jax.Array:
         """The paper's way back: (B, h, w, D) -> (B, H, W, 3) in (0, 1)."""
         channels = self.tail_channels
-        x = unpatchify(nn.Dense(channels * self.patch**2, name="unembed")(tokens), self.patch)
-        x = ResBlock(channels, name="tail_0")(x)
-        x = Conv3x3(channels // 2, name="narrow")(x)
-        x = ResBlock(channels // 2, name="tail_1")(x)
-        return nn.sigmoid(Conv3x3(3, name="output")(x))
+        x = nn.Dense(channels * self.patch**2, dtype=self.dtype, name="unembed")(tokens)
+        x = unpatchify(x, self.patch)
+        x = ResBlock(channels, self.dtype, name="tail_0")(x)
+        x = Conv3x3(channels // 2, dtype=self.dtype, name="narrow")(x)
+        x = ResBlock(channels // 2, self.dtype, name="tail_1")(x)
+        x = Conv3x3(3, dtype=self.dtype, name="output")(x)
+        return nn.sigmoid(_wide(x))
 
     def _long_tail(self, tokens: jax.Array, levels: list[jax.Array], images: jax.Array) -> jax.Array:
         """Back up the pyramid, each level joined by its counterpart's features."""
         factor = self.patch // self._strides()[-1]
-        x = unpatchify(nn.Dense(self.channels[-1] * factor**2, name="unembed")(tokens), factor)
+        x = unpatchify(nn.Dense(self.channels[-1] * factor**2, dtype=self.dtype, name="unembed")(tokens), factor)
         for i in reversed(range(len(levels))):
             if i < len(levels) - 1:
-                x = unpatchify(nn.Dense(4 * self.channels[i], name=f"up_{i}")(x), 2)
+                x = unpatchify(nn.Dense(4 * self.channels[i], dtype=self.dtype, name=f"up_{i}")(x), 2)
             x = x + levels[i]
             for j in range(self.blocks):
-                x = ResBlock(self.channels[i], name=f"tail_{i}_{j}")(x)
+                x = ResBlock(self.channels[i], self.dtype, name=f"tail_{i}_{j}")(x)
             if i == len(levels) - 1:
-                tone = Conv3x3(6, kernel_init=nn.initializers.zeros, name="tone")(x)
-        detail = Conv3x3(3 * self.stem**2, kernel_init=nn.initializers.zeros, name="detail")(x)
-        detail = unpatchify(detail, self.stem)
+                tone = _wide(Conv3x3(6, kernel_init=nn.initializers.zeros, dtype=self.dtype, name="tone")(x))
+        detail = Conv3x3(3 * self.stem**2, kernel_init=nn.initializers.zeros, dtype=self.dtype, name="detail")(x)
+        detail = unpatchify(_wide(detail), self.stem)
         gain, offset = jnp.split(enlarge(tone, images.shape[1:3]), 2, axis=-1)
         return images * (1.0 + gain) + offset + detail - enlarge(block_mean(detail, self.patch), images.shape[1:3])
+
+
+def _wide(x: jax.Array) -> jax.Array:
+    """float32 at the least: eight bits of an image do not fit the eight of bfloat16's mantissa."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))

@@ -17,6 +17,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 
+from mofme_jax.models.dispatch import by_shard
+
 RouterKind = Literal["linear", "deterministic", "stochastic", "paper"]
 NormOrder = Literal["softmax_topk", "topk_softmax"]
 
@@ -158,7 +160,7 @@ def select(weights: jax.Array, top_k: int, norm_order: NormOrder) -> tuple[jax.A
     Returns:
       gates (T, E), exactly 0 where not chosen, and chosen (T, K).
     """
-    _, chosen = jax.lax.top_k(weights, top_k)
+    chosen = by_shard(lambda _, weights: jax.lax.top_k(weights, top_k)[1], None, weights)
     kept = jax.nn.one_hot(chosen, weights.shape[-1], dtype=weights.dtype).sum(-2)
     gates = weights * kept
     if norm_order == "topk_softmax":
@@ -200,7 +202,8 @@ class Router(nn.Module):
         """x: (..., D) tokens. Returns gates (..., E) and the Routing."""
         self.check()
         kernel = self.param("kernel", nn.initializers.lecun_normal(), (x.shape[-1], self.num_experts))
-        tokens = x.reshape(-1, x.shape[-1])
+        # a choice is not continuous, and a variance is a small sum of squares: never in half precision
+        tokens = x.reshape(-1, x.shape[-1]).astype(jnp.promote_types(x.dtype, jnp.float32))
         dist = self._distribution(tokens, kernel)
         gates, chosen = select(dist.weights, self.top_k, self.norm_order)
         load = jnp.zeros(self.num_experts).at[chosen.reshape(-1)].add(1.0) / chosen.size

@@ -94,6 +94,16 @@ def load_vgg16(path: str | Path | None = None) -> Params:
     return tuple(params)
 
 
+def stand_in() -> Params:
+    """Weights of the right shapes and no meaning, drawn at random: for what a step costs, never for training."""
+    rng, params, channels = np.random.default_rng(0), [], 3
+    for width in sum(LEVELS, ()):
+        kernel = rng.standard_normal((3, 3, channels, width), np.float32)  # zeros would be optimised away
+        params.append({"kernel": kernel, "bias": rng.standard_normal(width, np.float32)})
+        channels = width
+    return tuple(params)
+
+
 class _ArrayUnpickler(pickle.Unpickler):
     """Builds NumPy arrays in Python's own containers, and refuses every other name a pickle may ask for."""
 

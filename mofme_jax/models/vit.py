@@ -65,17 +65,18 @@ class WindowAttention(nn.Module):
     head_dim: int
     window: int
     shift: int = 0
+    dtype: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """See the class."""
-        qkv = nn.Dense(3 * self.heads * self.head_dim, use_bias=False, name="qkv")(x)
+        qkv = nn.Dense(3 * self.heads * self.head_dim, use_bias=False, dtype=self.dtype, name="qkv")(x)
         windows, inside = to_windows(qkv, self.window, self.shift)
         mask = None if inside.all() else jnp.asarray(inside)
         y = attend(*split_heads(windows, self.heads), mask)
         y = y.reshape(*y.shape[:2], self.heads * self.head_dim)
         y = from_windows(y, x.shape[1:3], self.window, self.shift)
-        return nn.Dense(x.shape[-1], name="out")(y)
+        return nn.Dense(x.shape[-1], dtype=self.dtype, name="out")(y)
 
 
 class Block(nn.Module):
@@ -88,6 +89,7 @@ class Block(nn.Module):
       window: tokens on the side of an attention window; None attends to the whole image.
       shift: see `to_windows`; every second block moves its windows by half, so that no seam stays one.
       dropout: rate, behind attention and feed-forward.
+      dtype: what is computed in, see `mofme_jax.models.layers`.
     """
 
     heads: int
@@ -97,22 +99,23 @@ class Block(nn.Module):
     window: int | None = None
     shift: int = 0
     dropout: float = 0.0
+    dtype: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, Routing | None]:
         """x: (B, h, w, D). Returns the same shape, and the Routing where there is a mixture."""
         drop = nn.Dropout(self.dropout, deterministic=not train)
-        x = x + drop(self._attend(LayerNorm(name="attention_norm")(x)))
-        y = LayerNorm(name="feed_forward_norm")(x)
+        x = x + drop(self._attend(LayerNorm(dtype=self.dtype, name="attention_norm")(x)))
+        y = LayerNorm(dtype=self.dtype, name="feed_forward_norm")(x)
         if self.mixture is None:
-            y, routing = FeedForward(self.hidden, name="feed_forward")(y), None
+            y, routing = FeedForward(self.hidden, self.dtype, name="feed_forward")(y), None
         else:
             y, routing = self.mixture(y)
         return x + drop(y), routing
 
     def _attend(self, x: jax.Array) -> jax.Array:
         if self.window is not None:
-            return WindowAttention(self.heads, self.head_dim, self.window, self.shift, name="attention")(x)
+            return WindowAttention(self.heads, self.head_dim, self.window, self.shift, self.dtype, name="attention")(x)
         b, h, w, d = x.shape
-        attention = SelfAttention(self.heads, self.head_dim, name="attention")
+        attention = SelfAttention(self.heads, self.head_dim, dtype=self.dtype, name="attention")
         return attention(x.reshape(b, h * w, d)).reshape(x.shape)

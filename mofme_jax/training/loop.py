@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,13 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mofme_jax.data.pipeline import TrainingStream, training_stream
-from mofme_jax.models.vgg import load_vgg16
-from mofme_jax.training import losses, schedule, sharding
+from mofme_jax.training import processes, schedule, sharding
+from mofme_jax.training.build import build_init, build_optimiser, build_step, make_image_loss
 from mofme_jax.training.checkpoint import Checkpoints
 from mofme_jax.training.options import Options, build_model, read_options
 from mofme_jax.training.report import write_report
 from mofme_jax.training.sources import batch_groups, open_sources
-from mofme_jax.training.state import TrainState, init_state, make_optimiser
-from mofme_jax.training.step import make_train_step
+from mofme_jax.training.state import TrainState
 from mofme_jax.training.workdir import MetricsLog, claim_workdir, prepare_workdir
 from mofme_jax.viz import Progress
 
@@ -52,7 +52,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict:
     use_host_devices(options.train.host_devices)
     workdir = prepare_workdir(workdir, config)
     sources = open_sources(options)
-    mesh = sharding.make_mesh(batch_groups(options, sources.paired))
+    mesh = sharding.make_mesh(batch_groups(options, sources.paired), **asdict(options.mesh))
 
     images = sum(map(len, sources.training))
     total, learning_rate = plan(options, images)
@@ -60,17 +60,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict:
     claim_workdir(workdir, config)  # nothing is wrong with the config: from here on the folder is this run's
 
     model = build_model(config.model)
-    optimiser = make_optimiser(
-        learning_rate,
-        weight_decay=options.train.weight_decay,
-        b2=options.train.b2,
-        clip_norm=options.train.clip_norm or None,
-        max_bad_steps=options.train.max_bad_steps,
-    )
-    everywhere, split = sharding.replicated(mesh), sharding.split_over_batch(mesh)
-    state = jax.jit(lambda key: init_state(model, optimiser, key, options.data.crop), out_shardings=everywhere)(
-        jax.random.key(options.seed)
-    )
+    optimiser = build_optimiser(options, learning_rate)
+    state = build_init(options, model, optimiser, mesh)(np.uint32(options.seed))
     stream = training_stream(
         sources.training,
         weights=options.data.weights,
@@ -89,35 +80,20 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict:
         check_same_images(progress["images"], sources.signature())
         stream.set_state(progress["stream"])
         spent = progress["seconds"]
-        print(f"going on from step {int(state.step)} of {total}, {workdir}", flush=True)
+        processes.say(f"going on from step {int(state.step)} of {total}, {workdir}")
 
-    step = jax.jit(
-        make_train_step(
-            model,
-            optimiser,
-            image_loss,
-            weathers=None if sources.paired else options.data.weathers,
-            clean_share=options.data.clean_share,
-            colour_share=options.data.colour_share,
-            sky_share=options.data.sky_share,
-            decay=options.train.ema_decay,
-            router_weights={name: getattr(options.loss, name) for name in ("importance", "load", "z")},
-        ),
-        in_shardings=(everywhere, split),
-        out_shardings=everywhere,
-        donate_argnums=0,
-    )
+    step = build_step(options, model, optimiser, image_loss, paired=sources.paired, mesh=mesh)
     parameters = sum(x.size for x in jax.tree.leaves(state.params))
-    print(f"{parameters / 1e6:.2f} M parameters, {images} training images, {total} steps of "
-          f"{options.train.batch}, on {mesh.size} {jax.devices()[0].platform} device(s)\n"
-          "compiling the training step (up to a minute)", flush=True)  # fmt: skip
+    processes.say(f"{parameters / 1e6:.2f} M parameters, {images} training images, {total} steps of "
+                  f"{options.train.batch}, on {mesh.size} {jax.devices()[0].platform} device(s)\n"
+                  "compiling the training step (up to a minute)")  # fmt: skip
     try:
         keep = partial(save, checkpoints, stream, sources.signature())
         state, seconds = run_steps(state, stream, step, mesh, keep, workdir, options, total, spent)
     finally:
         stream.close()
         checkpoints.close()
-    return write_report(workdir, model, on_one_device(state.ema), sources, options, total, seconds)
+    return write_report(workdir, model, on_one_device(state.ema, mesh), sources, options, total, seconds)
 
 
 def run_steps(
@@ -136,7 +112,7 @@ def run_steps(
     if start == total:
         return state, spent
     began = time.monotonic() - spent
-    progress = Progress(total, start, options.train.batch)
+    progress = Progress(total, start, options.train.batch, silent=not processes.is_first())
     waited, clock = 0.0, time.monotonic()
     pending: dict[str, jax.Array] | None = None
     window: list[dict[str, np.ndarray]] = []
@@ -145,8 +121,9 @@ def run_steps(
             asked = time.monotonic()
             batch = next(stream)
             waited += time.monotonic() - asked
+            photographs = sharding.put_batch(batch, mesh)
             with jax.transfer_guard("disallow"):
-                state, metrics = step(state, sharding.put_batch(batch, mesh))
+                state, metrics = step(state, photographs)
             # step n runs while the figures of step n - 1 are read; waiting for those also keeps the host from
             # queueing steps without bound, which the CPU's collectives do not survive
             if pending is not None:
@@ -232,30 +209,10 @@ def plan(options: Options, images: int) -> tuple[int, optax.Schedule]:
     return total, schedule.reference_steps(train.learning_rate, epochs, steps_per_epoch, train.warmup, train.floor)
 
 
-def make_image_loss(options: Options) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """(restored, target) -> (B,): the pixel loss and the terms with a weight.
-
-    Raises:
-      ImportError: a perceptual term without the extra that holds its weights.
-    """
-    loss = options.loss
-    pixel_loss = {"charbonnier": losses.charbonnier, "rmse": losses.rmse, "smooth_l1": losses.smooth_l1}[loss.kind]
-    vgg16 = load_vgg16() if loss.perceptual else None
-
-    def image_loss(restored, target):
-        value = pixel_loss(restored, target)
-        if loss.gradient:
-            value += loss.gradient * losses.gradient_l1(restored, target)
-        if vgg16 is not None:
-            value += loss.perceptual * losses.perceptual(restored, target, vgg16)
-        return value
-
-    return image_loss
-
-
-def on_one_device(params: Any) -> Any:
+def on_one_device(params: Any, mesh: Mesh) -> Any:
     """The parameters on this process's first device alone, where images are restored one after the other."""
-    return jax.device_put(jax.device_get(params), jax.local_devices()[0])
+    gathered = jax.jit(lambda tree: tree, out_shardings=sharding.replicated(mesh))(params)
+    return jax.device_put(jax.device_get(gathered), jax.local_devices()[0])
 
 
 def use_host_devices(count: int) -> None:

@@ -28,6 +28,7 @@ class ModelOptions:
     router_passes: int
     generator: str
     rank: int
+    dispatch: str
     dropout: float
 
 
@@ -68,6 +69,9 @@ class TrainOptions:
     ema_decay: float
     max_bad_steps: int
     host_devices: int
+    dtype: Literal["float32", "bfloat16"]
+    remat: Literal["none", "blocks"]
+    accumulate: int
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,15 @@ class EvaluationOptions:
 
 
 @dataclass(frozen=True)
+class MeshOptions:
+    """Section `mesh`."""
+
+    data: int
+    fsdp: int
+    expert: int
+
+
+@dataclass(frozen=True)
 class Options:
     """A whole config."""
 
@@ -99,6 +112,7 @@ class Options:
     model: ModelOptions
     data: DataOptions
     train: TrainOptions
+    mesh: MeshOptions
     loss: LossOptions
     evaluation: EvaluationOptions
     log_every: int
@@ -203,6 +217,10 @@ def _check(options: Options) -> None:
         ("train.ema_decay", 0 <= train.ema_decay < 1, "in [0, 1)"),
         ("train.max_bad_steps", train.max_bad_steps > 0, "above 0"),
         ("train.host_devices", train.host_devices > 0, "above 0"),
+        ("train.accumulate", train.accumulate > 0, "above 0"),
+        ("mesh.data", options.mesh.data > 0 or options.mesh.data == -1, "above 0, or -1 for the rest of the devices"),
+        ("mesh.fsdp", options.mesh.fsdp > 0, "above 0"),
+        ("mesh.expert", options.mesh.expert > 0, "above 0"),
         ("loss", all(0 <= weight < math.inf for weight in weights), "a kind and weights of at least 0"),
         ("log_every", options.log_every > 0, "above 0"),
         ("checkpoint_every", options.checkpoint_every > 0, "above 0"),
@@ -219,11 +237,16 @@ def _check(options: Options) -> None:
         parse_weather(weather)
     for name, value in options.model.overrides.items():
         _check_size(name, value)
-    build_model(asdict(options.model))
+    model = build_model(asdict(options.model))
+    stacked = 1 if model.feed_forward == "dense" else model.num_experts
+    if stacked % options.mesh.expert:
+        raise ValueError(f"config.mesh.expert={options.mesh.expert} must divide the experts, {stacked} in a layer")
 
 
 def _check_size(name: str, value: Any) -> None:
     """Raises ValueError for a field of config.model.overrides of another type than the Restorer's, or below 1."""
+    if name in ("dtype", "remat"):
+        raise ValueError(f"config.model.overrides.{name}: set config.train.{name}, it is no part of the network")
     field = Restorer.__dataclass_fields__.get(name)
     if field is None or name in ("parent", "name") or (name == "window" and value is None):
         return  # `build` knows what to say to an unknown field

@@ -9,6 +9,7 @@ import numpy as np
 
 from mofme_jax.evaluation.evaluator import PROTOCOL, Example, evaluate
 from mofme_jax.evaluation.tiling import restore_with_uncertainty
+from mofme_jax.training import processes
 from mofme_jax.training.checkpoint import FOLDER, write_json
 from mofme_jax.training.options import Options
 from mofme_jax.training.sources import Sources
@@ -16,15 +17,16 @@ from mofme_jax.viz import duration, heat, picture_sheet, score_table
 
 
 def write_report(workdir: Path, model, params, sources: Sources, options: Options, steps: int, seconds: float) -> dict:
-    """Evaluates, prints the table and where things lie, writes report.json and the picture. Returns the report."""
-    print("evaluating on photographs never trained on", flush=True)
+    """Evaluates, prints the table and where things lie, writes report.json and the picture. Returns the report.
+
+    Every process evaluates, the first writes: so all end together, and none waits longer than the others can bear.
+    """
+    processes.say("evaluating on photographs never trained on")
     scores, examples = evaluate(
         lambda image: restore_with_uncertainty(model, params, image, tile=options.evaluation.tile),
         sources.cases(),
     )
     picture = workdir / "samples" / f"step_{steps}.png"
-    picture.parent.mkdir(exist_ok=True)
-    draw_examples(examples, picture)
     report = {
         "scores": scores,
         "mean_gain": mean_gain(scores),
@@ -36,13 +38,15 @@ def write_report(workdir: Path, model, params, sources: Sources, options: Option
         "machine": f"{jax.device_count()} {jax.devices()[0].platform} device(s), {platform.machine()}",
         "versions": {name: version(name) for name in ("jax", "flax", "optax", "orbax-checkpoint")},
     }
-    if jax.process_index() == 0:
+    if processes.is_first():
+        picture.parent.mkdir(exist_ok=True)
+        draw_examples(examples, picture)
         write_json(workdir / "report.json", report)
-    print(f"\n{score_table(scores)}\n{'mean gain over the weathers':<27}{report['mean_gain']:>+17.2f} dB")
-    print(f"protocol {PROTOCOL}, {steps} steps, {duration(seconds)} of training\n"
-          f"checkpoint  {workdir / FOLDER / str(steps)}\nlogs        {workdir / 'metrics.jsonl'}, "
-          f"{workdir / 'tensorboard'}\nreport      {workdir / 'report.json'}\npicture     {picture}",
-          flush=True)  # fmt: skip
+    processes.say(f"\n{score_table(scores)}\n{'mean gain over the weathers':<27}{report['mean_gain']:>+17.2f} dB\n"
+                  f"protocol {PROTOCOL}, {steps} steps, {duration(seconds)} of training\n"
+                  f"checkpoint  {workdir / FOLDER / str(steps)}\nlogs        {workdir / 'metrics.jsonl'}, "
+                  f"{workdir / 'tensorboard'}\nreport      {workdir / 'report.json'}\n"
+                  f"picture     {picture}")  # fmt: skip
     return report
 
 

@@ -1,6 +1,7 @@
 """The images a run trains and is judged on, opened and checked before any work starts."""
 
 import hashlib
+import math
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from mofme_jax.data.folders import (
 from mofme_jax.data.layouts import TRAIN, Layout, Listing
 from mofme_jax.data.photos import embedded_photographs
 from mofme_jax.evaluation.cases import Case, cut_to_middle, weather_cases
+from mofme_jax.training import processes
 from mofme_jax.training.options import DataOptions, Options
 from mofme_jax.viz import ProgressBar
 
@@ -59,7 +61,10 @@ def open_sources(options: Options) -> Sources:
     Raises:
       ValueError, OSError: naming the folder or file and the remedy.
     """
-    return _pairs(options) if options.data.pairs else _photographs(options)
+    if not options.data.tfds:
+        return _pairs(options) if options.data.pairs else _photographs(options)
+    with processes.first_one_first("prepared sets"):  # which builds those that are not there yet
+        return _pairs(options) if options.data.pairs else _photographs(options)
 
 
 def _photographs(options: Options) -> Sources:
@@ -144,7 +149,7 @@ def _pairs(options: Options) -> Sources:
         open_split = _opener(data.tfds, root, layout, listing)
         if listing.left_out:
             left_out = len(listing.left_out)
-            print(f"{root}: {left_out} training pairs are left out, because their scenes are judged on", flush=True)
+            processes.say(f"{root}: {left_out} training pairs are left out, because their scenes are judged on")
         if listing.splits.get(TRAIN):
             training.append(open_split(TRAIN))
             _check_sizes(training[-1], 1 if data.resize else data.crop, CROP_REMEDY)
@@ -206,12 +211,18 @@ def _check_sizes(source: Source, least: int, whose: str) -> None:
 
 
 def batch_groups(options: Options, paired: bool) -> int:
-    """How many parts a batch can be split into: every part holds each weather once (pairs: one image).
+    """How many parts a batch can be split into: every part holds each weather once (pairs: one image), and a whole
+    number of images for each micro-batch.
 
     Raises:
-      ValueError: the batch cannot be dealt out to the weathers.
+      ValueError: the batch cannot be dealt out to the weathers or to the micro-batches.
     """
     weathers = 1 if paired else len(options.data.weathers)
     if options.train.batch % weathers:
         raise ValueError(f"config.train.batch={options.train.batch} must be a multiple of {weathers}, its weathers")
-    return options.train.batch // weathers
+    if options.train.batch % options.train.accumulate:
+        raise ValueError(
+            f"config.train.batch={options.train.batch} must be a multiple of config.train.accumulate="
+            f"{options.train.accumulate}"
+        )
+    return math.gcd(options.train.batch // weathers, options.train.batch // options.train.accumulate)

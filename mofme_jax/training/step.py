@@ -124,6 +124,8 @@ def make_train_step(
     sky_share: float,
     decay: float,
     router_weights: dict[str, float],
+    gather: Callable[[Any], Any] = lambda params: params,
+    accumulate: int = 1,
 ) -> Callable[[TrainState, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
     """Returns `step(state, photographs) -> (state, metrics)`, pure, to be jitted by the caller.
 
@@ -134,16 +136,36 @@ def make_train_step(
       weathers, clean_share, colour_share, sky_share: see `make_examples`.
       decay: of the parameters' moving average.
       router_weights: weights of the routers' "importance", "load" and "z" terms; 0 leaves one out.
+      gather: brings parameters that are split over devices together, see `sharding.gather`.
+      accumulate: micro-batches that a batch is computed in, one after the other, to need less memory. Images and their
+        weather are the same for any number; dropout masks are not, and the routers' terms are means over micro-batches.
 
     The step takes uint8 photographs (B, H, W, 3), or pairs (B, H, W, 6), [input | target]. Its metrics are
     scalars: loss, psnr_rgb (of the batch, dB), psnr_rgb_input (of the degraded batch), grad_norm, bad_steps.
     """
 
     def loss_fn(params, degraded, target, key):
-        outputs: Any = model.apply({"params": params}, degraded, train=True, rngs={"dropout": key})
+        outputs: Any = model.apply({"params": gather(params)}, degraded, train=True, rngs={"dropout": key})
         restored, aux = outputs
         loss = image_loss(restored, target).mean()
-        return loss + router_terms(aux, router_weights), restored
+        return loss + router_terms(aux, router_weights), mean_psnr(restored, target)
+
+    def gradients(params, degraded, target, key):
+        (loss, psnr), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, degraded, target, key)
+        return loss, psnr, grads
+
+    def mean_gradients(params, degraded, target, key):
+        if accumulate == 1:
+            return gradients(params, degraded, target, key)
+        # image i belongs to micro-batch i % accumulate: every device has its part of each, and no image travels
+        degraded, target = (jnp.swapaxes(a.reshape(-1, accumulate, *a.shape[1:]), 0, 1) for a in (degraded, target))
+
+        def add(total, micro):
+            return jax.tree.map(jnp.add, total, gradients(params, *micro)), None
+
+        zero = (jnp.zeros(()), jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
+        total, _ = jax.lax.scan(add, zero, (degraded, target, jax.random.split(key, accumulate)))
+        return jax.tree.map(lambda value: value / accumulate, total)
 
     def step(state: TrainState, photographs: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
         example_keys, dropout_key = step_keys(state.key, state.step)
@@ -155,14 +177,14 @@ def make_train_step(
             colour_share=colour_share,
             sky_share=sky_share,
         )
-        (loss, restored), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params, degraded, target, dropout_key)
+        loss, psnr, grads = mean_gradients(state.params, degraded, target, dropout_key)
         updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         keep = ema_decay(state.step, decay)
         ema = jax.tree.map(lambda old, new: keep * old + (1.0 - keep) * new, state.ema, params)
         metrics = {
             "loss": loss,
-            "psnr_rgb": mean_psnr(restored, target),
+            "psnr_rgb": psnr,
             "psnr_rgb_input": mean_psnr(degraded, target),
             "grad_norm": optax.tree.norm(grads),
             "bad_steps": opt_state.notfinite_count,

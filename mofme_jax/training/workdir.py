@@ -10,6 +10,7 @@ import jax
 from ml_collections import ConfigDict
 from tensorboardX import SummaryWriter
 
+from mofme_jax.training import processes
 from mofme_jax.training.checkpoint import finite_or_null, write_json, write_whole
 
 CONFIG_FILE = "config.json"
@@ -28,7 +29,7 @@ def prepare_workdir(workdir: str | os.PathLike, config: ConfigDict) -> Path:
     path = Path(workdir).expanduser().absolute()
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe = path / f".write-{os.getpid()}"
+        probe = path / f".write-{jax.process_index()}-{os.getpid()}"  # hosts may share folder and process number
         probe.touch()
         probe.unlink()
     except OSError as error:
@@ -43,7 +44,9 @@ def prepare_workdir(workdir: str | os.PathLike, config: ConfigDict) -> Path:
             theirs = None
         if not isinstance(theirs, dict):
             raise ValueError(f"{file} is not the config of a run: move it away, or choose another --workdir")
-        if differing := _differences(theirs, _plain(config)):
+        # a run may go on on other devices
+        theirs, ours = ({k: v for k, v in fields.items() if k != "mesh"} for fields in (theirs, _plain(config)))
+        if differing := _differences(theirs, ours):
             raise ValueError(
                 f"the workdir {path} belongs to a run with another config ({'; '.join(differing)}): "
                 "choose another --workdir, or run with the config it has"
@@ -54,7 +57,7 @@ def prepare_workdir(workdir: str | os.PathLike, config: ConfigDict) -> Path:
 def claim_workdir(workdir: Path, config: ConfigDict) -> None:
     """Writes config.json: the folder belongs to the run of this config. Only then, so that a config that will not do
     does not keep the corrected one out."""
-    if jax.process_index() == 0:
+    if processes.is_first():
         write_json(workdir / CONFIG_FILE, _plain(config))
 
 
@@ -77,7 +80,7 @@ class MetricsLog:
     """metrics.jsonl and TensorBoard events, one entry a log period.
 
     A resumed run drops the lines of steps that it is about to take again, so that every step stands there once. A
-    figure that is not finite is null, and no point in TensorBoard.
+    figure that is not finite is null, and no point in TensorBoard. Of several processes only the first writes.
 
     Args:
       workdir: the run's folder. start: steps already taken.
@@ -85,6 +88,9 @@ class MetricsLog:
 
     def __init__(self, workdir: Path, start: int):
         self._file = workdir / "metrics.jsonl"
+        self._events: SummaryWriter | None = None
+        if not processes.is_first():
+            return
         if self._file.exists():
             kept = [line for line in self._file.read_text().splitlines(keepends=True) if _step_of(line) <= start]
             write_whole(self._file, "".join(kept))  # a kill here must not lose what an earlier run logged
@@ -101,6 +107,8 @@ class MetricsLog:
 
     def write(self, step: int, figures: dict[str, float]) -> None:
         """Appends one line and one set of scalars."""
+        if self._events is None:
+            return
         with self._file.open("a") as file:
             file.write(json.dumps({"step": step, **finite_or_null(figures)}, allow_nan=False) + "\n")
         for name, value in figures.items():
@@ -110,7 +118,8 @@ class MetricsLog:
 
     def close(self) -> None:
         """Closes the event file."""
-        self._events.close()
+        if self._events is not None:
+            self._events.close()
 
 
 def _step_of(line: str) -> float:

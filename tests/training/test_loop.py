@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mofme_jax.training import loop, train_and_evaluate
+from mofme_jax.training import build, loop, train_and_evaluate
 from mofme_jax.training.options import read_options
 from mofme_jax.training.workdir import MetricsLog
 
@@ -87,7 +87,7 @@ def test_steps_that_stay_bad_stop_the_run_and_nothing_is_saved(make_config, comp
 
         return step
 
-    monkeypatch.setattr(loop, "make_train_step", make_bad_step)
+    monkeypatch.setattr(build, "make_train_step", make_bad_step)
     with pytest.raises(FloatingPointError, match=r"4 steps in a row, up to step 4, .*config.train.learning_rate"):
         train_and_evaluate(make_config(**{"train.max_bad_steps": 3, "log_every": 2, "checkpoint_every": 4}), tmp_path)
     assert list((tmp_path / "checkpoints").iterdir()) == []
@@ -115,13 +115,15 @@ def test_summarise_means_the_good_steps_and_counts_the_bad_ones():
         ({"data.photographs": ("/no/such/folder",)}, "no folder /no/such/folder"),
         ({"data.crop": 400}, r"photograph .* smaller than the 400 of config.data.crop"),
         ({"train.batch": 3, "data.weathers": ("haze", "snow")}, "train.batch=3 must be a multiple of 2"),
+        ({"train.accumulate": 4}, "train.batch=2 must be a multiple of config.train.accumulate=4"),
+        ({"mesh.fsdp": 64}, "config.mesh.fsdp=64 x config.mesh.expert=1 need 64 devices"),
         ({"train.steps": 0}, "train.steps=0 must be above 0 and config.train.epochs 0"),
         ({"train.steps": 2}, "train.warmup=2 leaves none of the run's 2 steps"),
         ({"loss.perceptual": 0.1}, r"pip install \"mofme-jax\[perceptual\]\""),
     ],
 )
 def test_bad_input_is_found_before_any_work(changes, message, make_config, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "init_state", lambda *args: pytest.fail("work was begun"))
+    monkeypatch.setattr(loop, "build_init", lambda *args: pytest.fail("work was begun"))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)  # the extra is not installed
     with pytest.raises((ValueError, OSError, ImportError), match=message) as raised:
         train_and_evaluate(make_config(**changes), tmp_path)
@@ -132,7 +134,7 @@ def test_bad_input_is_found_before_any_work(changes, message, make_config, tmp_p
 @pytest.mark.parametrize("kind", ["empty", "no image", "small"])
 @pytest.mark.parametrize("section", ["photographs", "validation"])
 def test_a_folder_of_photographs_is_looked_through_at_once(kind, section, make_config, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "init_state", lambda *args: pytest.fail("work was begun"))
+    monkeypatch.setattr(loop, "build_init", lambda *args: pytest.fail("work was begun"))
     folder = tmp_path / "photographs"
     folder.mkdir()
     if kind == "no image":
@@ -174,14 +176,14 @@ def test_pairs_are_trained_on_and_each_other_split_is_a_row_of_the_report(make_c
     ],
 )
 def test_pairs_that_will_not_do_are_found_at_once(sizes, message, make_config, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "init_state", lambda *args: pytest.fail("work was begun"))
+    monkeypatch.setattr(loop, "build_init", lambda *args: pytest.fail("work was begun"))
     write_pairs(tmp_path / "pairs", sizes)
     with pytest.raises((ValueError, OSError), match=message):
         train_and_evaluate(make_config(**{"data.pairs": (str(tmp_path / "pairs"),)}), tmp_path / "run")
 
 
 def test_a_damaged_or_unequal_pair_is_named_at_once(make_config, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "init_state", lambda *args: pytest.fail("work was begun"))
+    monkeypatch.setattr(loop, "build_init", lambda *args: pytest.fail("work was begun"))
     write_pairs(tmp_path, {"train": (20, 30), "test": (20, 20)})
     config = make_config(**{"data.pairs": (str(tmp_path),)})
     Image.new("RGB", (20, 21)).save(tmp_path / "test" / "gt" / "1.png")

@@ -54,12 +54,13 @@ def test_the_network_is_the_variant_with_the_fields_and_sizes_of_the_config():
     read_options(config)
 
 
-@pytest.mark.parametrize("name", sorted(set(Restorer.__dataclass_fields__) - {"parent", "name"}))
+@pytest.mark.parametrize("name", sorted(set(Restorer.__dataclass_fields__) - {"parent", "name", "dtype", "remat"}))
 def test_every_field_of_the_network_can_be_set(name):
     config = smoke.get_config()
     value = {"feed_forward": "dense", "router": "linear", "norm_order": "topk_softmax", "generator": "static",
              "skip": "none", "channels": (4,), "top_k": 1, "rank": 3, "window": 4, "tail_channels": 6,
-             "router_dropout": 0.2, "dropout": 0.2, "heads": 3, "stem": 1, "patch": 16}.get(name, 7)  # fmt: skip
+             "router_dropout": 0.2, "dropout": 0.2, "heads": 3, "stem": 1, "patch": 16,
+             "dispatch": "ragged"}.get(name, 7)  # fmt: skip
     section = config.model if name in config.model else config.model.overrides
     section[name] = value
     assert getattr(build_model(config.model), name) == value
@@ -113,6 +114,15 @@ def changed(**changes):
         ({"loss__z": float("nan")}, "config.loss=.*weights of at least 0"),
         ({"loss__gradient": -0.1}, "config.loss=.*weights of at least 0"),
         ({"evaluation__tile": 8}, "config.evaluation.tile=8 must be at least 16 pixels"),
+        ({"train__dtype": "float16"}, "config.train.dtype='float16' is unknown; choose one of float32, bfloat16"),
+        ({"train__remat": "all"}, "config.train.remat='all' is unknown; choose one of none, blocks"),
+        ({"train__accumulate": 0}, "config.train.accumulate=0 must be above 0"),
+        ({"model__overrides": {"dtype": "bfloat16"}}, "config.model.overrides.dtype: set config.train.dtype"),
+        ({"mesh__data": 0}, "config.mesh.data=0 must be above 0, or -1 for the rest of the devices"),
+        ({"mesh__fsdp": 0}, "config.mesh.fsdp=0 must be above 0"),
+        ({"mesh__expert": -1}, "config.mesh.expert=-1 must be above 0"),
+        ({"mesh__expert": 3}, "config.mesh.expert=3 must divide the experts, 4 in a layer"),
+        ({"mesh__expert": 2, "model__feed_forward": "dense"}, "must divide the experts, 1 in a layer"),
         ({"log_every": 0}, "config.log_every=0 must be above 0"),
         ({"model__variant": "huge"}, "variant 'huge' is unknown; choose one of tiny"),
         ({"model__top_k": 9}, "top_k=9 .* num_experts=4: set top_k between 1 and 4"),

@@ -7,12 +7,14 @@ import optax
 import pytest
 
 from mofme_jax.data.weather import degrade
+from mofme_jax.models import build
 from mofme_jax.training import losses
 from mofme_jax.training.state import ema_decay, init_state, make_optimiser
 from mofme_jax.training.step import make_train_step, mean_psnr, put_weather, router_terms
 from tests.fakes import Gain
 
 KEY = jax.random.key(5)
+LEAST = dict(channels=(8,), blocks=0, depth=1)
 IMAGES = jax.random.uniform(jax.random.key(1), (4, 20, 20, 3))
 put = jax.jit(put_weather, static_argnums=(2, 3))
 
@@ -139,6 +141,58 @@ def test_everything_random_comes_from_the_run_s_key_and_the_step():
     _, other = step(state.replace(key=state.key + 1), photographs)
     assert float(first["loss"]) == float(again["loss"])
     assert len({float(m["loss"]) for m in (first, later, other)}) == 3
+
+
+def coarse_pairs():
+    """(4, 24, 24, 6) uint8: pictures of 4 x 4 blocks behind a veil, and without."""
+    target = np.random.default_rng(0).integers(0, 256, (4, 4, 4, 3)).repeat(6, 1).repeat(6, 2)
+    return np.concatenate([target // 2 + 90, target], axis=-1).astype(np.uint8)
+
+
+def trained(model, steps, accumulate=1):
+    """The losses of some steps on `coarse_pairs`, and the last state."""
+    optimiser = make_optimiser(
+        optax.constant_schedule(3e-3), weight_decay=0.0, b2=0.999, clip_norm=1.0, max_bad_steps=3
+    )
+    step = make_train_step(
+        model,
+        optimiser,
+        losses.rmse,
+        weathers=None,
+        clean_share=0.0,
+        colour_share=0.0,
+        sky_share=0.0,
+        decay=0.9,
+        router_weights={"importance": 0.0, "load": 0.0, "z": 0.1},
+        accumulate=accumulate,
+    )
+    step, state, found = jax.jit(step), init_state(model, optimiser, jax.random.key(0), size=16), []
+    for _ in range(steps):
+        state, metrics = step(state, coarse_pairs())
+        found.append(jax.device_get(metrics))
+    return found, state
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return trained(build("tiny", **LEAST), 40)
+
+
+def test_micro_batches_make_the_same_step(whole):
+    parts, _ = trained(build("tiny", **LEAST), 4, accumulate=4)
+    for a, b in zip(whole[0], parts, strict=False):
+        for name in ("loss", "psnr_rgb", "psnr_rgb_input", "grad_norm"):
+            np.testing.assert_allclose(b[name], a[name], rtol=1e-4)  # sums are taken in another order
+
+
+def test_bfloat16_learns_as_float32_does(whole):
+    model = build("tiny", **LEAST, dtype="bfloat16")
+    found, state = trained(model, 40)
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves((state.params, state.ema)))
+    first, last = whole[0][0]["loss"], np.median([m["loss"] for m in whole[0][-8:]])
+    assert last < 0.5 * first  # so there is something to be equal in
+    np.testing.assert_allclose(found[0]["loss"], first, rtol=1e-2)
+    np.testing.assert_allclose(np.median([m["loss"] for m in found[-8:]]), last, atol=0.05 * first)
 
 
 def test_psnr_of_a_batch_is_the_mean_over_its_images():

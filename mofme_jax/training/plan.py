@@ -1,0 +1,453 @@
+"""What a run would need and could reach, before anyone pays for the devices.
+
+The training step of a config is compiled ahead of time, by the function that compiles it for the run, for a slice of
+TPUs that need not be there or for this machine's devices. No parameter is made and no photograph read.
+
+The figures are XLA's own, per device: `memory_analysis()`, `cost_analysis()` and the text of the optimised program.
+XLA counts the body of a loop once, whatever its number of turns. Its estimate of the time is negative for TPUs, so
+the time here is a roofline: the longest of arithmetic, memory traffic and communication, each at the chip's published
+rate. The traffic is what every fused operation reads and writes; arrays that the compiler keeps on the chip between two
+of them are in it, so a step bound by memory may be a little faster than this, and by any other reason slower.
+"""
+
+import importlib.util
+import math
+import os
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import jax
+import jax.experimental.topologies
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from mofme_jax.models import vgg
+from mofme_jax.training import loop, sharding
+from mofme_jax.training.build import abstract_arguments, build_optimiser, build_step, make_image_loss
+from mofme_jax.training.chips import CHIPS, DEVICE_KINDS, EXAMPLES, Chip, description_options, parse_topology
+from mofme_jax.training.collectives import Collective, find_collectives
+from mofme_jax.training.options import Options, build_model, read_options
+from mofme_jax.training.sources import batch_groups
+
+TRIES = 4
+"""Compilations at most that verify the largest batch."""
+
+
+class DoesNotFit(ValueError):
+    """The compiler found that the step needs more memory than a device has."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one device.
+
+    Attributes:
+      parameters, ema, optimizer: of the state, by its shapes and shardings.
+      images: the batch that the host sends.
+      arguments, outputs, aliased, temporaries, program: as XLA says; outputs that take the place of arguments are
+        aliased, temporaries are activations, gradients and workspace, and the program is the machine code.
+      total: arguments + outputs - aliased + temporaries + program.
+      capacity: the device's; None where it is not known.
+    """
+
+    parameters: int
+    ema: int
+    optimizer: int
+    images: int
+    arguments: int
+    outputs: int
+    aliased: int
+    temporaries: int
+    program: int
+    total: int
+    capacity: int | None
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """Seconds of a step at the chip's published rates, and what they imply.
+
+    Attributes:
+      compute, memory, network: seconds of each alone.
+      seconds: the longest.
+      bound: its name.
+      images_per_second: over all devices.
+    """
+
+    compute: float
+    memory: float
+    network: float
+    seconds: float
+    bound: str
+    images_per_second: float
+
+
+@dataclass(frozen=True)
+class LargestBatch:
+    """Images on a device.
+
+    Attributes:
+      per_device: how many fit; 0 where not even one group of weathers does.
+      total: over all devices.
+      method: how it was found: "proportional": temporaries grow with the batch, from nothing; "line": a line through
+        two compilations. verified: whether a compilation at this size has shown it to fit.
+    """
+
+    per_device: int
+    total: int
+    method: str
+    verified: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `mofme plan` says; every figure but the batch and images_per_second is of one device and one step.
+
+    Attributes:
+      target: the topology, or "local".
+      device_kind: as the runtime names it.
+      devices: that the step uses.
+      batch: images over all devices.
+      compile_seconds, compile_cpu_seconds: that the compilation took here, by the clock and of all cores.
+      memory: see `Memory`.
+      flops, bytes_accessed: of XLA's cost analysis.
+      collectives: see `Collective`.
+      roofline: None where the device's rates are not in `chips.CHIPS`.
+      largest_batch: None where the device's memory is not known.
+    """
+
+    target: str
+    device_kind: str
+    devices: int
+    batch: int
+    compile_seconds: float
+    compile_cpu_seconds: float
+    memory: Memory
+    flops: float
+    bytes_accessed: float
+    collectives: list[Collective]
+    roofline: Roofline | None
+    largest_batch: LargestBatch | None
+
+    @property
+    def fits(self) -> bool:
+        """Whether the device has the memory, as far as it is known."""
+        return self.memory.capacity is None or self.memory.total <= self.memory.capacity
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, with the versions that made them."""
+        return {**asdict(self), "fits": self.fits, "versions": versions()}
+
+    def report(self) -> str:
+        """A table for people."""
+        return "\n".join(_lines(self))
+
+
+def plan_step(config: ConfigDict, topology: str | None = None, *, find_largest: bool = False) -> Plan:
+    """Compiles the training step of a config and says what it needs.
+
+    Args:
+      config: of the run.
+      topology: a slice, such as "v5e:16x16"; None plans for this machine's devices.
+      find_largest: verifies the largest batch by two more compilations or a few more; without it, it is an estimate.
+
+    Raises:
+      ValueError: a config or topology that will not do, or a batch that cannot be split over all chips.
+      DoesNotFit: the compiler says so.
+      ImportError: a topology without the TPU compiler.
+    """
+    if topology is not None:
+        parse_topology(topology)
+        _prepare_for_topologies()
+    options = read_options(config)
+    paired = bool(options.data.pairs)
+    groups = batch_groups(options, paired)
+    if topology is None:
+        loop.use_host_devices(options.train.host_devices)
+        mesh = sharding.make_mesh(groups, **asdict(options.mesh))
+        device = mesh.devices.flat[0]
+        chip, capacity = CHIPS.get(DEVICE_KINDS.get(device.device_kind, "")), device_memory(device)
+    else:
+        chip, _ = parse_topology(topology)
+        mesh, capacity = _topology_mesh(topology, groups, options), chip.memory
+    plan = _compile(options, mesh, topology or "local", chip, capacity)
+    if capacity is None:
+        return plan
+    step = 1 if paired else len(options.data.weathers)
+    largest = fit_batch([plan], step)
+    if find_largest:
+        largest = _verify(plan, largest, step, options, mesh, chip)
+    return replace(plan, largest_batch=largest)
+
+
+def versions() -> dict[str, str | None]:
+    """Of what decides the figures, and the machine that compiled."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found: dict[str, str | None] = {"python": platform.python_version(), "jax": jax.__version__}
+    for package in ("jaxlib", "libtpu"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {**found, "machine": f"{platform.machine()}, {cores} core(s)"}
+
+
+def device_memory(device: jax.Device) -> int | None:
+    """Bytes that a device has; on a CPU its share of the machine's. None where nobody says."""
+    if device.platform != "cpu":
+        return (device.memory_stats() or {}).get("bytes_limit")
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // jax.local_device_count()
+    except (ValueError, OSError, AttributeError):
+        return None
+
+
+def _prepare_for_topologies() -> None:
+    """Tells the TPU compiler, before it is loaded, not to look for TPUs, and JAX to leave any accelerator alone."""
+    if importlib.util.find_spec("libtpu") is None:
+        raise ModuleNotFoundError("--topology needs the TPU compiler: pip install 'mofme-jax[tpu]'")
+    for name, value in {
+        "TPU_SKIP_MDS_QUERY": "1",
+        "TPU_ACCELERATOR_TYPE": "v5litepod-256",  # any: what is compiled for is said by the topology
+        "TPU_WORKER_HOSTNAMES": "localhost",
+        "TPU_WORKER_ID": "0",
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # nothing is run on a TPU, so several may plan at once
+    }.items():
+        os.environ.setdefault(name, value)
+    jax.config.update("jax_platforms", "cpu")
+
+
+def _topology_mesh(topology: str, groups: int, options: Options) -> Mesh:
+    chip, sides = parse_topology(topology)
+    try:
+        devices = jax.experimental.topologies.get_topology_desc(
+            platform="tpu", topology_name=topology, **description_options(chip, sides)
+        ).devices
+    except (jax.errors.JaxRuntimeError, NotImplementedError) as error:
+        raise ValueError(
+            f"the TPU compiler cannot describe topology {topology!r} (there are, for example, {EXAMPLES}): "
+            f"{_one_line(error)}"
+        ) from None
+    parts = len(devices) // options.mesh.expert  # along the axis of the experts images are the same
+    if groups % max(1, parts):
+        least = options.train.batch // groups * parts
+        raise ValueError(
+            f"config.train.batch={options.train.batch} cannot be split over the {len(devices)} chips of {topology}: "
+            f"make it a multiple of {least}"
+        )
+    return sharding.make_mesh(groups, **asdict(options.mesh), devices=devices)
+
+
+def _compile(options: Options, mesh: Mesh, target: str, chip: Chip | None, capacity: int | None) -> Plan:
+    paired, device = bool(options.data.pairs), mesh.devices.flat[0]
+    model = build_model(asdict(options.model))
+    # the number of images decides on which step the learning rate changes, and on nothing that is planned here
+    optimiser = build_optimiser(options, loop.plan(options, options.train.batch)[1])
+    # the weights' values do not matter here, so the extra that holds the real ones is not needed
+    image_loss = make_image_loss(options, vgg.stand_in() if options.loss.perceptual else None)
+    step = build_step(options, model, optimiser, image_loss, paired=paired, mesh=mesh)
+    state, images = abstract_arguments(options, model, optimiser, paired=paired, mesh=mesh)
+    _say(f"compiling the training step for {mesh.size} x {device.device_kind}, batch {options.train.batch}")
+    began, cpu_began = time.monotonic(), time.process_time()
+    try:
+        compiled = step.lower(state, images).compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise ValueError(f"the step cannot be compiled for {target}: {_one_line(error)}") from None
+        raise DoesNotFit(
+            f"batch {options.train.batch} does not fit {mesh.size} x {device.device_kind}, lower config.train.batch: "
+            f"{_one_line(error)}"
+        ) from None
+    seconds, cpu_seconds = time.monotonic() - began, time.process_time() - cpu_began
+    _say(f"compiled in {seconds:.0f} s ({cpu_seconds:.0f} s of CPU)")
+    cost = compiled.cost_analysis()
+    plan = Plan(
+        target=target,
+        device_kind=device.device_kind,
+        devices=mesh.size,
+        batch=options.train.batch,
+        compile_seconds=seconds,
+        compile_cpu_seconds=cpu_seconds,
+        memory=_memory(compiled, state, images, capacity),
+        flops=cost["flops"],
+        bytes_accessed=cost["bytes accessed"],
+        collectives=find_collectives(compiled.as_text(), mesh.size),
+        roofline=None,
+        largest_batch=None,
+    )
+    return replace(plan, roofline=roofline(plan, chip)) if chip else plan
+
+
+def _memory(compiled: Any, state: Any, images: jax.ShapeDtypeStruct, capacity: int | None) -> Memory:
+    xla = compiled.memory_analysis()
+    arguments, outputs = xla.argument_size_in_bytes, xla.output_size_in_bytes
+    aliased, temporaries = xla.alias_size_in_bytes, xla.temp_size_in_bytes
+    program = xla.generated_code_size_in_bytes
+    return Memory(
+        parameters=_shard_bytes(state.params),
+        ema=_shard_bytes(state.ema),
+        optimizer=_shard_bytes(state.opt_state),
+        images=_shard_bytes(images),
+        arguments=arguments,
+        outputs=outputs,
+        aliased=aliased,
+        temporaries=temporaries,
+        program=program,
+        total=arguments + outputs - aliased + temporaries + program,
+        capacity=capacity,
+    )
+
+
+def _shard_bytes(tree: Any) -> int:
+    """Bytes of a tree of shapes on one device."""
+    return sum(math.prod(x.sharding.shard_shape(x.shape)) * np.dtype(x.dtype).itemsize for x in jax.tree.leaves(tree))
+
+
+def roofline(plan: Plan, chip: Chip) -> Roofline:
+    """The time of a step on a chip, by its published rates."""
+    times = {
+        "compute": plan.flops / chip.flops,
+        "memory": plan.bytes_accessed / chip.memory_bandwidth,
+        "network": sum(c.sent for c in plan.collectives) / chip.link_bandwidth,
+    }
+    bound = max(times, key=lambda name: times[name])
+    return Roofline(**times, seconds=times[bound], bound=bound, images_per_second=plan.batch / times[bound])
+
+
+def fit_batch(plans: Sequence[Plan], step: int) -> LargestBatch:
+    """The largest batch that the memory of one plan, or a line through the total memory of two, leaves room for.
+
+    From one plan, all temporaries and images are taken to grow with the batch. Part of them, such as the gradients,
+    does not, so this is on the small side.
+
+    Args:
+      plans: one, or two at different batches.
+      step: images by which the batch on a device can grow: its weathers.
+    """
+    first, last = plans[0], plans[-1]
+    capacity = first.memory.capacity
+    assert capacity is not None
+    batch = first.batch / first.devices
+    slope = (first.memory.temporaries + first.memory.images) / batch
+    if len(plans) == 2:
+        slope = (last.memory.total - first.memory.total) / (last.batch / last.devices - batch)
+    room = capacity - first.memory.total
+    per_device = max(0, int((batch + room / max(slope, 1.0)) // step) * step)
+    method = "line" if len(plans) == 2 else "proportional"
+    return LargestBatch(per_device, per_device * first.devices, method, verified=False)
+
+
+def _verify(
+    plan: Plan, guess: LargestBatch, step: int, options: Options, mesh: Mesh, chip: Chip | None
+) -> LargestBatch:
+    """Compiles at another batch for a line, then at what the line says, going down until the compiler agrees."""
+    now = plan.batch // plan.devices
+    other = 2 * now if guess.per_device >= 2 * now else max(step, now // 2 // step * step)
+    if other == now:
+        return guess
+    try:
+        second = _compile(_with_batch(options, other * mesh.size), mesh, plan.target, chip, plan.memory.capacity)
+        guess = fit_batch(sorted([plan, second], key=lambda p: p.batch), step)
+    except DoesNotFit as error:
+        _say(str(error))
+    for _ in range(TRIES):
+        if guess.per_device <= 0 or guess.per_device == now:
+            return replace(guess, verified=guess.per_device == now)
+        try:
+            tried = _compile(_with_batch(options, guess.total), mesh, plan.target, chip, plan.memory.capacity)
+            if tried.fits:
+                return replace(guess, verified=True)
+        except DoesNotFit as error:
+            _say(str(error))
+        fewer = (guess.per_device - max(step, guess.per_device // 20)) // step * step
+        guess = replace(guess, per_device=fewer, total=fewer * mesh.size)
+    return guess
+
+
+def _with_batch(options: Options, batch: int) -> Options:
+    return replace(options, train=replace(options.train, batch=batch))
+
+
+def _say(text: str) -> None:
+    """Progress: on stderr, so that stdout holds the result alone."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def _one_line(error: Exception) -> str:
+    """The compiler's message up to its first blank line or list, on one line."""
+    return " ".join(str(error).split("\n\n")[0].split())[:300]
+
+
+def _lines(plan: Plan) -> list[str]:
+    memory, v = plan.memory, versions()
+    lines = [
+        f"{plan.target}: {plan.devices} x {plan.device_kind}, batch {plan.batch} "
+        f"({plan.batch // plan.devices} a device); "
+        f"compiled in {plan.compile_seconds:.0f} s ({plan.compile_cpu_seconds:.0f} s of CPU)",
+        f"jax {v['jax']}, jaxlib {v['jaxlib']}, libtpu {v['libtpu']}, Python {v['python']}, {v['machine']}",
+        "",
+        "memory of a device",
+    ]
+    lines += [
+        f"  {name:<34} {_size(value):>12}"
+        for name, value in [
+            ("parameters", memory.parameters),
+            ("their moving average", memory.ema),
+            ("optimizer", memory.optimizer),
+            ("images", memory.images),
+            ("arguments (the four above, padded)", memory.arguments),
+            ("outputs", memory.outputs),
+            ("  in the place of arguments", -memory.aliased),
+            ("activations and temporaries", memory.temporaries),
+            ("program", memory.program),
+        ]
+    ]
+    lines.append(f"  {'total':<34} {_size(memory.total):>12}" + _of_capacity(plan))
+    lines += ["", "work of a device and step"]
+    lines.append(f"  {'arithmetic':<34} {f'{plan.flops / 1e9:.4g} GFLOP':>12}")
+    lines.append(f"  {'memory traffic':<34} {_size(plan.bytes_accessed):>12}")
+    lines += [
+        f"  {c.kind:<34} {_size(c.bytes):>12} in {c.count}, {_size(c.sent).strip()} sent" for c in plan.collectives
+    ]
+    lines += ["", *_outlook(plan)]
+    return lines
+
+
+def _outlook(plan: Plan) -> list[str]:
+    lines = [f"roofline: no published rates are known here for {plan.device_kind}"]
+    if rates := plan.roofline:
+        lines = [
+            f"roofline: {rates.seconds * 1e3:.3g} ms a step, bound by {rates.bound} "
+            f"(compute {rates.compute * 1e3:.3g}, memory {rates.memory * 1e3:.3g}, "
+            f"network {rates.network * 1e3:.3g}): {rates.images_per_second:.0f} images/s"
+        ]
+    if largest := plan.largest_batch:
+        how = {
+            "proportional": "estimated in proportion to the temporaries; --largest-batch compiles to find out",
+            "line": "by a line through two compilations",
+        }[largest.method] + (", verified by a compilation" if largest.verified else "")
+        lines.append(f"largest batch: {largest.per_device} a device, {largest.total} in all ({how})")
+    return lines
+
+
+def _of_capacity(plan: Plan) -> str:
+    capacity = plan.memory.capacity
+    if capacity is None:
+        return ""
+    share = f" of {_size(capacity).strip()}, {plan.memory.total / capacity:.1%}"
+    return share if plan.fits else share + ": DOES NOT FIT"
+
+
+def _size(count: float) -> str:
+    """Bytes for people."""
+    for unit, factor in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if abs(count) >= factor:
+            return f"{count / factor:.2f} {unit}"
+    return f"{count:.0f} B  "

@@ -1,0 +1,65 @@
+"""One run on several processes: how they find each other, who speaks, who goes first."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import jax
+from jax.experimental import multihost_utils
+
+
+def join(coordinator: str | None = None, process_id: int | None = None, process_count: int | None = None) -> None:
+    """Joins the other processes of a run. To be called before anything else asks JAX for its devices.
+
+    Args:
+      coordinator: HOST:PORT of process 0, as all can reach it.
+      process_id: this process's number, 0 to process_count - 1.
+      process_count: how many there are.
+      None for all three is what JAX finds out by itself: on a TPU slice, in GKE, under SLURM or Open MPI.
+
+    Raises:
+      ValueError: only some of the three, numbers that do not fit, or an environment that does not tell.
+      OSError: the others were not found.
+    """
+    by_hand = "--coordinator=HOST:PORT, --process_id=I and --process_count=N"
+    given = [value is not None for value in (coordinator, process_id, process_count)]
+    if any(given) and not all(given):
+        raise ValueError(f"{by_hand} go together: give all three")
+    if coordinator is not None and process_id is not None and process_count is not None:
+        if not coordinator.rpartition(":")[2].isdigit():
+            raise ValueError(f"--coordinator={coordinator} must be HOST:PORT")
+        if not 0 <= process_id < process_count:
+            raise ValueError(f"--process_id={process_id} must be from 0 to --process_count={process_count} less one")
+    try:
+        jax.distributed.initialize(coordinator, process_count, process_id)
+    except ValueError as error:  # JAX names arguments of its own
+        raise ValueError(f"this environment does not tell who takes part ({error}): give {by_hand}") from None
+    except RuntimeError as error:
+        reason = str(error).strip().split("\n")[0]
+        raise OSError(f"the processes of this run did not come together: {reason}") from None
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes what is written once."""
+    return jax.process_index() == 0
+
+
+def say(text: str) -> None:
+    """Prints, once for all processes."""
+    if is_first():
+        print(text, flush=True)
+
+
+@contextmanager
+def first_one_first(name: str) -> Iterator[None]:
+    """The others enter when process 0 has left: it has then made what they only look at.
+
+    Args:
+      name: of the place, the same in all processes.
+    """
+    if not is_first():
+        multihost_utils.sync_global_devices(name)
+    try:
+        yield
+    finally:  # if process 0 fails, the others must not wait for ever
+        if is_first() and jax.process_count() > 1:
+            multihost_utils.sync_global_devices(name)
