@@ -165,12 +165,13 @@ def test_the_workdir_of_another_config_is_left_alone(fails, small_flags, finishe
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for processes in /proc")
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_workers_end_with_the_run_however_it_ends(sent, start, small_flags, tmp_path):
-    process = start(*small_flags, "--config.data.workers=1", "--config.train.steps=100000", f"--workdir={tmp_path}/run")
+    flags = ["--config.data.workers=1", "--config.train.steps=1000000", "--config.checkpoint_every=1000000"]
+    process = start(*small_flags, *flags, f"--workdir={tmp_path}/run")
     assert wait_until(lambda: (tmp_path / "run" / "metrics.jsonl").exists(), process), (tmp_path / "err").read_text()
     workers = children(process.pid)
     assert workers
     process.send_signal(sent)
-    process.wait(60)
+    process.wait(120)
     end = time.monotonic() + 30
     while [pid for pid in workers if Path(f"/proc/{pid}").exists()]:
         assert time.monotonic() < end

@@ -1,6 +1,7 @@
 """The training run, from a config and a folder to a report. Reads from top to bottom."""
 
 import os
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -90,9 +91,19 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict:
     try:
         keep = partial(save, checkpoints, stream, sources.signature())
         state, seconds = run_steps(state, stream, step, mesh, keep, workdir, options, total, spent)
-    finally:
+    except KeyboardInterrupt:
+        # it may have come inside a save, which then never ends, and whose files the next run sweeps up
+        closing = threading.Thread(target=checkpoints.close, daemon=True)
+        closing.start()
+        closing.join(timeout=20)
+        stream.close()
+        raise
+    except BaseException:
         stream.close()
         checkpoints.close()
+        raise
+    stream.close()
+    checkpoints.close()
     return write_report(workdir, model, on_one_device(state.ema, mesh), sources, options, total, seconds)
 
 
