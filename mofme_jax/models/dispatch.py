@@ -124,13 +124,8 @@ def by_shard(function: Callable, whole: Any, *split: jax.Array) -> jax.Array:
       whole: pytree of arrays that every shard has whole, such as parameters.
       split: arrays whose leading axis is T. If the axes do not divide T, nothing is done by shard.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    axes = tuple(
-        name
-        for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True)
-        if name in BATCH_AXES and kind != AxisType.Manual and mesh.shape[name] > 1
-    )
-    if not axes or split[0].shape[0] % math.prod(mesh.shape[name] for name in axes):
+    axes = split_axes(split[0].shape[0])
+    if not axes:
         return function(whole, *split)
     tokens = P(axes)
     mapped = jax.shard_map(
@@ -141,6 +136,17 @@ def by_shard(function: Callable, whole: Any, *split: jax.Array) -> jax.Array:
         check_vma=False,
     )
     return mapped(whole, *split)
+
+
+def split_axes(count: int) -> tuple[str, ...]:
+    """Which of `BATCH_AXES` a mesh in use (`jax.set_mesh`) splits an axis of that length over; none if it cannot."""
+    mesh = jax.sharding.get_abstract_mesh()
+    axes = tuple(
+        name
+        for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True)
+        if name in BATCH_AXES and kind != AxisType.Manual and mesh.shape[name] > 1
+    )
+    return () if count % math.prod(mesh.shape[name] for name in axes) else axes
 
 
 def grouped_matmul(rows: jax.Array, kernel: jax.Array, sizes: jax.Array, method: Dispatch) -> jax.Array:

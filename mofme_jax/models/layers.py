@@ -14,17 +14,34 @@ from typing import Any
 
 import einops
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
+
+from mofme_jax.models.attention import attend
+from mofme_jax.models.convolution import conv3x3
 
 gelu = partial(nn.gelu, approximate=False)
 LayerNorm = partial(nn.LayerNorm, epsilon=1e-5)
-Conv3x3 = partial(nn.Conv, kernel_size=(3, 3), padding=1)
 
 
 def cast(params: Any, dtype: str | None) -> Any:
     """Parameters as a layer of that dtype computes with them."""
     return params if dtype is None else jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+
+
+class Conv3x3(nn.Module):
+    """A convolution with bias, zero-padded by one on each side. (B, H, W, C) in, (B, H, W, features) out."""
+
+    features: int
+    kernel_init: nn.initializers.Initializer = nn.linear.default_kernel_init
+    dtype: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """See the class."""
+        kernel = self.param("kernel", self.kernel_init, (3, 3, x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        return conv3x3(x, kernel) + bias
 
 
 class ResBlock(nn.Module):
@@ -51,26 +68,6 @@ class FeedForward(nn.Module):
         """(..., D) in and out."""
         y = nn.Dense(self.hidden, dtype=self.dtype, name="up")(x)
         return nn.Dense(x.shape[-1], dtype=self.dtype, name="down")(gelu(y))
-
-
-def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-    """softmax(q k^T / sqrt(head_dim)) v, head by head.
-
-    Scores and softmax are kept in float32 or, where the operands are wider, in their own precision:
-    `jax.nn.dot_product_attention` rounds its softmax to float32 even when everything else is float64.
-
-    Args:
-      q, k, v: (B, N, heads, head_dim).
-      mask: (B or 1, N) booleans, False where a key is padding.
-
-    Returns:
-      (B, N, heads, head_dim), in the dtype of v.
-    """
-    precision = jnp.promote_types(q.dtype, jnp.float32)
-    scores = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=precision) * q.shape[-1] ** -0.5
-    if mask is not None:
-        scores = jnp.where(mask[:, None, None, :], scores, jnp.finfo(precision).min)
-    return jnp.einsum("bhqk,bkhd->bqhd", nn.softmax(scores).astype(v.dtype), v)
 
 
 class SelfAttention(nn.Module):

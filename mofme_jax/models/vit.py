@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from mofme_jax.models.layers import FeedForward, LayerNorm, SelfAttention, attend, split_heads
+from mofme_jax.models.attention import attend
+from mofme_jax.models.layers import FeedForward, LayerNorm, SelfAttention, split_heads
 from mofme_jax.models.moe import Mixture
 from mofme_jax.models.router import Routing
 

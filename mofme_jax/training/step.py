@@ -147,7 +147,8 @@ def make_train_step(
     def loss_fn(params, degraded, target, key):
         outputs: Any = model.apply({"params": gather(params)}, degraded, train=True, rngs={"dropout": key})
         restored, aux = outputs
-        loss = image_loss(restored, target).mean()
+        with jax.named_scope("image_loss"):
+            loss = image_loss(restored, target).mean()
         return loss + router_terms(aux, router_weights), mean_psnr(restored, target)
 
     def gradients(params, degraded, target, key):
@@ -169,19 +170,21 @@ def make_train_step(
 
     def step(state: TrainState, photographs: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
         example_keys, dropout_key = step_keys(state.key, state.step)
-        degraded, target, _ = make_examples(
-            example_keys,
-            photographs,
-            weathers=weathers,
-            clean_share=clean_share,
-            colour_share=colour_share,
-            sky_share=sky_share,
-        )
+        with jax.named_scope("examples"):
+            degraded, target, _ = make_examples(
+                example_keys,
+                photographs,
+                weathers=weathers,
+                clean_share=clean_share,
+                colour_share=colour_share,
+                sky_share=sky_share,
+            )
         loss, psnr, grads = mean_gradients(state.params, degraded, target, dropout_key)
-        updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        keep = ema_decay(state.step, decay)
-        ema = jax.tree.map(lambda old, new: keep * old + (1.0 - keep) * new, state.ema, params)
+        with jax.named_scope("update"):
+            updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
+            keep = ema_decay(state.step, decay)
+            ema = jax.tree.map(lambda old, new: keep * old + (1.0 - keep) * new, state.ema, params)
         metrics = {
             "loss": loss,
             "psnr_rgb": psnr,
