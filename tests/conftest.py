@@ -2,7 +2,12 @@
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
+
+# Compiling takes most of the tests' time, and less of it without LLVM's costly passes. Read when JAX is imported, here
+# and in the processes that tests start; see the fixture `optimised`.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 
 import jax
 import pytest
@@ -31,6 +36,22 @@ SMALL = {
 TIMES = ("steps_per_second", "data_wait")
 """Figures that are a matter of time."""
 
+SLOW = ("test_meshes.py", "test_train_command.py", "test_dispatch.py", "test_loop.py", "test_step.py")
+"""Files that take longest: they begin, so that at the end no worker is left alone with one."""
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: SLOW.index(item.path.name) if item.path.name in SLOW else len(SLOW))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """With `-n`, a file's tests go to one worker: it makes what they share, once."""
+    from xdist.scheduler import LoadFileScheduling  # here: tests run without xdist as well
+
+    config.option.loadscopereorder = False  # keep the order above
+    return LoadFileScheduling(config, log)
+
 
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory):
@@ -38,6 +59,16 @@ def own_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture
+def optimised():
+    """What the test compiles is optimised as it is for users: for what that may change."""
+    jax.clear_caches()
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.clear_caches()
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 def small_config(**changes) -> ConfigDict:
@@ -94,18 +125,26 @@ def small_flags() -> list[str]:
     return ["--config=configs/smoke.py", *(f"--config.{name}={value}" for name, value in SMALL.items())]
 
 
-@pytest.fixture(scope="session")
-def compiled_once(tmp_path_factory) -> Path:
-    """A folder in which JAX keeps what it compiled: a run like an earlier one, here or in a process of its own, then
-    starts at once."""
-    folder = Path(os.environ.get("JAX_COMPILATION_CACHE_DIR") or tmp_path_factory.mktemp("compiled"))
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-    return folder
+@pytest.fixture(autouse=True, scope="session")
+def compiled_once(tmp_path_factory) -> Iterator[Path]:
+    """A folder in which JAX keeps what it compiled, for this session alone: a program like an earlier one, in this
+    worker, another, or a process that a test starts, is not compiled again."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "compiled"
+    settings = {
+        "jax_compilation_cache_dir": str(folder),
+        "jax_persistent_cache_min_compile_time_secs": 0.1,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            patch.setenv(name.upper(), str(value))
+            jax.config.update(name, value)
+        yield folder
 
 
 @pytest.fixture(scope="session")
-def finished_run(tmp_path_factory, compiled_once) -> tuple[Path, dict]:
+def finished_run(tmp_path_factory) -> tuple[Path, dict]:
     """The workdir of a run that nothing disturbed, and what it returned."""
     from mofme_jax.training import train_and_evaluate  # here: most tests need no Orbax
 

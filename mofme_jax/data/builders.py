@@ -41,6 +41,13 @@ from mofme_jax.data.layouts import WEATHER_LABELS, Layout
 from mofme_jax.data.sets import layout_named
 
 
+class _Info(tfds.core.DatasetInfo):
+    """Looks for no metadata in TFDS's bucket: what looks leaves an empty temporary folder behind each time."""
+
+    def initialize_from_bucket(self) -> None:
+        """Nothing: these sets are not there."""
+
+
 # Shards written one by one, in order: the shuffling of GeneratorBasedBuilder needs TensorFlow from 1 GB on.
 class PreparedSet(ShardBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """A set built from entries, in their order. Its metadata holds the fingerprint of each split.
@@ -113,7 +120,7 @@ class Photographs(PreparedSet):
     """
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
+        return _Info(
             builder=self,
             description="Clean photographs, to synthesise weather on.",
             features=tfds.features.FeaturesDict(
@@ -153,7 +160,7 @@ class Pairs(PreparedSet, skip_registration=True):  # type: ignore[call-arg]
         }
         if not self.real:
             features |= {"target": tfds.features.Image(doc="the clean image"), "target_name": text()}
-        return tfds.core.DatasetInfo(
+        return _Info(
             builder=self,
             description=f"{self.layout.title}.\n\n{self.layout.terms}",
             features=tfds.features.FeaturesDict(features),

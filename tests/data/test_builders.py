@@ -155,6 +155,13 @@ def test_only_plain_files_keep_their_bytes(tmp_path):
             assert stored[name][24] == 8
 
 
+def test_building_leaves_nothing_in_the_temporary_folder(tmp_path, photos, monkeypatch):
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    photograph_source(tmp_path / "sets", "train", "folder", photos)
+    assert not list((tmp_path / "temporary").iterdir())
+
+
 def test_a_folder_without_splits_is_all_train(tmp_path):
     write(tmp_path / "photos/x.png")
     source = photograph_source(tmp_path, "train", "folder", tmp_path / "photos")

@@ -68,6 +68,7 @@ def test_batch_and_position_do_not_matter():
             np.testing.assert_allclose(meta[name][i], value, rtol=1e-5, err_msg=name)
 
 
+@pytest.mark.usefixtures("optimised")
 def test_compiled_equals_not_compiled():
     key, image, weather = jax.random.key(5), picture(32, 32), "raindrop"
     assert_same(degrade(key, image, weather)[0], weathered(key, image, weather)[0])

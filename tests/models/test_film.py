@@ -16,20 +16,19 @@ GENERATORS = ["linear", "static", "low_rank"]
 
 def shaken(params):
     """Parameters away from their initial values, where all experts are alike."""
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(3), len(leaves))
-    return tree.unflatten([x + 0.3 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)])
+    rng = np.random.default_rng(3)
+    return jax.tree.map(lambda x: x + np.float32(0.3) * rng.standard_normal(x.shape, np.float32), params)
 
 
 def bank(generator, **fields):
     module = ModulatedExperts(E, generator, rank=3, **fields)
-    return module, shaken(module.init(KEY, X, GATES))
+    return module, shaken(jax.jit(module.init)(KEY, X, GATES))
 
 
 @pytest.mark.parametrize("generator", GENERATORS)
 def test_an_expert_starts_as_the_identity(generator):
     module = FeatureModulation(generator)
-    gamma, beta = module.apply(module.init(KEY, X), X)
+    gamma, beta = jax.jit(module.apply)(jax.jit(module.init)(KEY, X), X)
     np.testing.assert_array_equal(gamma, jnp.ones_like(gamma))
     np.testing.assert_array_equal(beta, jnp.zeros_like(beta))
 
@@ -37,12 +36,12 @@ def test_an_expert_starts_as_the_identity(generator):
 @pytest.mark.parametrize("generator", GENERATORS)
 def test_the_bank_equals_its_experts_one_by_one(generator):
     module, variables = bank(generator)
-    expected = np.zeros((T, D))
+    expected, one = np.zeros((T, D)), jax.jit(FeatureModulation(generator, rank=3).apply)
     for e in range(E):
         own = {"params": jax.tree.map(lambda a, e=e: a[e], variables["params"]["experts"])}
-        gamma, beta = FeatureModulation(generator, rank=3).apply(own, X)
+        gamma, beta = one(own, X)
         expected += np.asarray(GATES[:, e : e + 1] * (gamma * X + beta))
-    np.testing.assert_allclose(module.apply(variables, X, GATES), expected, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(module.apply)(variables, X, GATES), expected, atol=1e-5)
 
 
 def test_linear_generators_against_numpy():
@@ -56,7 +55,7 @@ def test_linear_generators_against_numpy():
         for e in range(E):
             both = x[t] @ kernel[e] + bias[e]
             y[t] += gates[t, e] * (both[:D] * x[t] + both[D:])
-    np.testing.assert_allclose(module.apply(variables, X, GATES), y, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(module.apply)(variables, X, GATES), y, atol=1e-5)
 
 
 def test_a_mix_worked_by_hand():
@@ -86,24 +85,25 @@ def test_equal_experts_are_one_modulation(generator):
 @pytest.mark.parametrize("router", ["linear", "deterministic", "stochastic"])
 def test_the_order_of_the_experts_does_not_matter(kind, router):
     layer = Mixture(kind, hidden=16, num_experts=E, top_k=2, router=router)
-    params = shaken(layer.init(KEY, X)["params"])
+    params = shaken(jax.jit(layer.init)(KEY, X)["params"])
     order = jnp.array([3, 0, 4, 1, 2])
     permuted = jax.tree.map(lambda a: a, params)
     permuted["router"]["kernel"] = params["router"]["kernel"][:, order]
     owner = permuted["modulation"] if kind == "mofme" else permuted
     owner["experts"] = jax.tree.map(lambda a: a[order], owner["experts"])
-    expected = layer.apply({"params": params}, X)[0]
-    np.testing.assert_allclose(layer.apply({"params": permuted}, X)[0], expected, atol=1e-5)
+    apply = jax.jit(layer.apply)
+    expected = apply({"params": params}, X)[0]
+    np.testing.assert_allclose(apply({"params": permuted}, X)[0], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["mofme", "moe"])
 def test_unchosen_experts_get_no_weight_and_no_gradient(kind):
     layer = Mixture(kind, hidden=16, num_experts=E, top_k=2)
-    params = shaken(layer.init(KEY, X)["params"])
-    routing = layer.apply({"params": params}, X[:1])[1]
+    params = shaken(jax.jit(layer.init)(KEY, X)["params"])
+    routing = jax.jit(layer.apply)({"params": params}, X[:1])[1]
     unchosen = sorted(set(range(E)) - set(np.asarray(routing.chosen[0]).tolist()))
     assert (routing.gates[0, jnp.array(unchosen)] == 0.0).all()
-    grads = jax.grad(lambda p: layer.apply({"params": p}, X[:1])[0].sum())(params)
+    grads = jax.jit(jax.grad(lambda p: layer.apply({"params": p}, X[:1])[0].sum()))(params)
     experts = (grads["modulation"] if kind == "mofme" else grads)["experts"]
     for leaf in flatten_dict(experts).values():
         assert not leaf[jnp.array(unchosen)].any()
@@ -112,8 +112,8 @@ def test_unchosen_experts_get_no_weight_and_no_gradient(kind):
 
 def test_the_shared_network_runs_behind_the_mix():
     layer = Mixture("mofme", hidden=16, num_experts=E, top_k=2, router="linear")
-    params = shaken(layer.init(KEY, X)["params"])
-    y, routing = layer.apply({"params": params}, X)
+    params = shaken(jax.jit(layer.init)(KEY, X)["params"])
+    y, routing = jax.jit(layer.apply)({"params": params}, X)
     mixed = ModulatedExperts(E).apply({"params": params["modulation"]}, X, routing.gates)
     up, down = params["shared"]["up"], params["shared"]["down"]
     hidden = jax.nn.gelu(mixed @ up["kernel"] + up["bias"], approximate=False)
@@ -132,6 +132,6 @@ def test_stacked_parameters_name_their_leading_axis(kind):
 
 def test_router_learns_from_the_output_alone():
     layer = Mixture("mofme", hidden=16, num_experts=E, top_k=2)
-    params = shaken(layer.init(KEY, X)["params"])
-    grads = jax.grad(lambda p: (layer.apply({"params": p}, X)[0] ** 2).sum())(params)
+    params = shaken(jax.jit(layer.init)(KEY, X)["params"])
+    grads = jax.jit(jax.grad(lambda p: (layer.apply({"params": p}, X)[0] ** 2).sum()))(params)
     assert jnp.abs(grads["router"]["kernel"]).max() > 1e-4

@@ -15,6 +15,13 @@ from mofme_jax.models.router import (
     stochastic_router,
 )
 
+# compiled whole: one program compiles sooner than each of its operations
+deterministic_router = jax.jit(deterministic_router, static_argnums=2)
+linear_router = jax.jit(linear_router)
+stochastic_router = jax.jit(stochastic_router, static_argnums=(2, 3))
+paper_router = jax.jit(paper_router, static_argnums=(2, 3))
+dropout_passes = jax.jit(dropout_passes, static_argnums=(2, 3))
+
 KEY = jax.random.key(0)
 X = jax.random.normal(jax.random.key(1), (40, 24))
 W = jax.random.normal(jax.random.key(2), (24, 6)) / 5
@@ -88,7 +95,7 @@ def test_paper_router_has_finite_gradients():
     def loss(w):
         return (paper_router(X, w, 0.2, 5, KEY).weights ** 3).sum()
 
-    assert jnp.isfinite(jax.grad(loss)(W)).all()
+    assert jnp.isfinite(jax.jit(jax.grad(loss))(W)).all()
 
 
 def test_entropy_counts_impossible_outcomes_as_zero():
@@ -126,30 +133,33 @@ def test_all_experts_chosen_is_the_plain_softmax(norm_order):
 @pytest.mark.parametrize("kind", ["linear", "deterministic", "stochastic"])
 def test_one_expert_gets_everything(kind):
     router = Router(1, 1, kind)
-    gates, routing = router.apply(router.init(KEY, X), X)
+    gates, routing = jax.jit(router.apply)(jax.jit(router.init)(KEY, X), X)
     np.testing.assert_allclose(gates, 1.0)
     np.testing.assert_allclose(routing.entropy, 0.0, atol=1e-6)
 
 
 def test_sampling_follows_the_key_and_is_fixed_without_one():
     router = Router(6, 2, "stochastic", dropout_rate=0.4)
-    params = router.init(KEY, X)
-    still = router.apply(params, X)[1]
-    chex.assert_trees_all_equal(still, router.apply(params, X)[1])
-    keyed = router.apply(params, X, rngs={"dropout": KEY})[1]
+    params = jax.jit(router.init)(KEY, X)
+    apply = jax.jit(router.apply)
+    still = apply(params, X)[1]
+    chex.assert_trees_all_equal(still, apply(params, X)[1])
+    keyed = apply(params, X, rngs={"dropout": KEY})[1]
     assert not jnp.array_equal(still.probs, keyed.probs)
 
 
 @pytest.mark.parametrize("kind", ["linear", "deterministic", "stochastic", "paper"])
 def test_a_token_does_not_depend_on_its_batch(kind):
     router = Router(6, 2, kind, dropout_rate=0.3)
-    params = router.init(KEY, X)
-    alone, together = router.apply(params, X[3:4])[0], router.apply(params, X)[0][3:4]
+    params = jax.jit(router.init)(KEY, X)
+    apply = jax.jit(router.apply)
+    alone, together = apply(params, X[3:4])[0], apply(params, X)[0][3:4]
     np.testing.assert_allclose(alone, together, atol=2e-3 if kind == "paper" else 1e-6)
 
 
 def test_load_counts_the_choices():
-    routing = Router(6, 2).apply(Router(6, 2).init(KEY, X), X)[1]
+    router = Router(6, 2)
+    routing = jax.jit(router.apply)(jax.jit(router.init)(KEY, X), X)[1]
     counts = np.bincount(np.asarray(routing.chosen).ravel(), minlength=6)
     np.testing.assert_allclose(routing.load, counts / counts.sum(), rtol=1e-6)
 

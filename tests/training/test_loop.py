@@ -78,7 +78,7 @@ def test_parameters_moved_and_the_average_trails_them(finished_run, saved_state)
     assert int(late["step"]) == 6
 
 
-def test_steps_that_stay_bad_stop_the_run_and_nothing_is_saved(make_config, compiled_once, tmp_path, monkeypatch):
+def test_steps_that_stay_bad_stop_the_run_and_nothing_is_saved(make_config, tmp_path, monkeypatch):
     def make_bad_step(*args, **kwargs):
         def step(state, photographs):
             names = ("loss", "psnr_rgb", "psnr_rgb_input", "grad_norm")
@@ -157,7 +157,8 @@ def write_pairs(root, sizes):
                 Image.fromarray(pixels).save(root / split / part / f"{i}.png")
 
 
-def test_pairs_are_trained_on_and_each_other_split_is_a_row_of_the_report(make_config, tmp_path, compiled_once):
+@pytest.mark.usefixtures("optimised")
+def test_pairs_are_trained_on_and_each_other_split_is_a_row_of_the_report(make_config, tmp_path):
     write_pairs(tmp_path / "pairs", {"train": (20, 30), "test_rain": (12, 40), "test_fog": (24, 24)})
     changes = {"train.steps": 0, "train.epochs": 3, "model.overrides.depth": 0}
     config = make_config(**changes, **{"data.pairs": (str(tmp_path / "pairs"),)})
@@ -205,7 +206,7 @@ def test_the_plan_counts_steps_or_epochs(make_config):
     assert rate(7) < rate(5) < 1e-3
 
 
-def test_a_run_does_not_go_on_with_other_photographs(make_config, tmp_path, compiled_once):
+def test_a_run_does_not_go_on_with_other_photographs(make_config, tmp_path):
     for i in range(3):
         (tmp_path / "photos").mkdir(exist_ok=True)
         pixels = np.random.default_rng(i).integers(0, 256, (24, 24, 3), dtype=np.uint8)

@@ -26,7 +26,7 @@ needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, re
 
 
 @pytest.fixture(scope="module")
-def planned(compiled_once) -> planning.Plan:
+def planned() -> planning.Plan:
     """The plan of the tests' smallest config, for pairs that nobody has, on one device of this machine."""
     return planning.plan_step(small_config(**PAIRS))
 

@@ -14,9 +14,10 @@ from mofme_jax.training.step import make_train_step, mean_psnr, put_weather, rou
 from tests.fakes import Gain
 
 KEY = jax.random.key(5)
-LEAST = dict(channels=(8,), blocks=0, depth=1)
+LEAST = dict(channels=(4,), blocks=0, depth=1, width=16, heads=1, tail_channels=4)
 IMAGES = jax.random.uniform(jax.random.key(1), (4, 20, 20, 3))
 put = jax.jit(put_weather, static_argnums=(2, 3))
+init = jax.jit(init_state, static_argnums=(0, 1, 3))
 
 
 def weathered(*arguments):
@@ -82,7 +83,7 @@ def train_step(image_loss=losses.smooth_l1, decay=0.5, learning_rate=0.1, **kwar
         router_weights={"importance": 0.0, "load": 0.0, "z": 0.0},
     )
     step = make_train_step(Gain(), optimiser, image_loss, **settings | kwargs)
-    return jax.jit(step), init_state(Gain(), optimiser, jax.random.key(0), size=16)
+    return jax.jit(step), init(Gain(), optimiser, jax.random.key(0), 16)
 
 
 def pairs(degraded, target, shape=(2, 16, 16, 3)):
@@ -166,7 +167,7 @@ def trained(model, steps, accumulate=1):
         router_weights={"importance": 0.0, "load": 0.0, "z": 0.1},
         accumulate=accumulate,
     )
-    step, state, found = jax.jit(step), init_state(model, optimiser, jax.random.key(0), size=16), []
+    step, state, found = jax.jit(step), init(model, optimiser, jax.random.key(0), 16), []
     for _ in range(steps):
         state, metrics = step(state, coarse_pairs())
         found.append(jax.device_get(metrics))
