@@ -15,7 +15,7 @@ train: $(READY)
 	$(BIN)/python train.py --config $(CONFIG) --workdir $(WORKDIR)
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n auto --maxprocesses 4
 
 lint: $(READY)
 	$(BIN)/ruff check .
