@@ -10,7 +10,7 @@ def keep_compiled() -> None:
 
     JAX_COMPILATION_CACHE_DIR names another folder, JAX_ENABLE_COMPILATION_CACHE=0 keeps nothing.
     """
-    if jax.config.values["jax_compilation_cache_dir"]:
+    if jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
         return
     try:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))

@@ -3,9 +3,8 @@
 Axis glossary: `B` images, `H W` pixels, `C` channels in, `F` channels out.
 
 XLA computes the gradient of a kernel as a convolution with a window as large as the image. GPUs and TPUs have fast
-algorithms for that; on a CPU it runs at a fifth of the speed of the layer's two other convolutions, forward and back to
-the input, and was half of a training step at full resolution (`benchmarks/layers.py`). There, it is computed as nine
-products of matrices, strip by strip of the image, so that what is read stays in cache.
+algorithms for that, CPUs do not (`benchmarks/layers.py`): half of a training step at full resolution went there. On a
+CPU it is computed as nine products of matrices, strip by strip of an image, so that what is read stays in cache.
 """
 
 import jax
@@ -15,12 +14,12 @@ from jax.sharding import PartitionSpec as P
 from mofme_jax.models.dispatch import split_axes
 
 STRIP = 512
-"""Pixels of a strip, of all images together: few enough for the caches, enough for a product to be worth it."""
+"""Pixels of a strip: few enough for the caches, enough for a product to be worth it."""
 
 
 @jax.custom_vjp
 def conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Convolution (cross-correlation) with stride 1, zero-padded by one on each side.
+    """Convolution (cross-correlation) with stride 1, zero-padded by one on each side. To be differentiated backwards.
 
     Args:
       x: (B, H, W, C).
@@ -70,14 +69,28 @@ def kernel_gradient(x: jax.Array, g: jax.Array) -> jax.Array:
     """
     axes = split_axes(x.shape[0])
     if not axes:
-        return _of_strips(x, g)
+        return _of_images(x, g).astype(x.dtype)
 
     def on_a_device(x, g):
-        return jax.lax.psum(_of_strips(x, g), axes)
+        return jax.lax.psum(_of_images(x, g), axes)
 
-    return jax.shard_map(
+    summed = jax.shard_map(
         on_a_device, in_specs=(P(axes), P(axes)), out_specs=P(), axis_names=set(axes), check_vma=False
-    )(x, g)
+    )
+    return summed(x, g).astype(x.dtype)
+
+
+def _of_images(x, g):
+    """Of all images at a time; where their rows side by side are more than a strip, of one after the other."""
+    if x.shape[0] * x.shape[2] <= STRIP:
+        return _of_strips(x, g)
+
+    def add(total, pair):
+        x, g = pair
+        return total + _of_strips(x[None], g[None]), None
+
+    zero = jnp.zeros((3, 3, x.shape[-1], g.shape[-1]), jnp.promote_types(x.dtype, jnp.float32))
+    return jax.lax.scan(add, zero, (x, g))[0]
 
 
 def _of_strips(x, g):
@@ -100,4 +113,4 @@ def _of_strips(x, g):
         return total + jnp.matmul(theirs.T, columns, preferred_element_type=wide), None
 
     total, _ = jax.lax.scan(add, jnp.zeros((out, 9 * channels), wide), jnp.arange(strips))
-    return total.reshape(out, 3, 3, channels).transpose(1, 2, 3, 0).astype(x.dtype)
+    return total.reshape(out, 3, 3, channels).transpose(1, 2, 3, 0)

@@ -36,7 +36,7 @@ class Product(Protocol):
     """Multiplies each row with the kernel of its expert and adds its bias."""
 
     def __call__(self, rows: jax.Array, kernel: jax.Array, bias: jax.Array | None = None) -> jax.Array:
-        """rows: (R, D). kernel: (E, D, F). bias: (E, F). Returns (R, F), at least float32."""
+        """rows: (R, D). kernel: (E, D, F). bias: (E, F). Returns (R, F) in their common type."""
         ...
 
 
@@ -54,7 +54,8 @@ def resolve(method: Dispatch, num_experts: int, platform: str | None = None) -> 
     """What "auto" stands for; any other method is itself.
 
     On CPUs "block" was the fastest for 2 to 128 experts (benchmarks/experts.py --layer). The choices for GPUs and TPUs
-    are reasoned, not measured. A lone expert needs no dispatch.
+    are not measured: that for GPUs is reasoned, that for TPUs goes by what `mofme plan` says of few and of many experts
+    (docs/plan.md). A lone expert needs no dispatch.
 
     Args:
       method: see the module.
@@ -69,7 +70,7 @@ def resolve(method: Dispatch, num_experts: int, platform: str | None = None) -> 
         return method
     if num_experts == 1:
         return "dense"
-    by_platform: dict[str, Dispatch] = {"cpu": "block", "tpu": "ragged"}
+    by_platform: dict[str, Dispatch] = {"cpu": "block", "tpu": "ragged" if num_experts > 16 else "dense"}
     return by_platform.get(platform or jax.default_backend(), "batch")
 
 
@@ -103,7 +104,8 @@ def _through_chosen(experts, method, params, x, gates, chosen):
 
     def product(rows, kernel, bias=None):
         y = grouped_matmul(rows, kernel, sizes, method)
-        return y if bias is None else y + bias[expert_of]
+        y = y if bias is None else y + bias[expert_of]
+        return y.astype(jnp.result_type(rows, kernel))
 
     # tokens are repeated before the sort, so that its gradient, too, is a permutation and not a sum in any order
     rows = jnp.repeat(x, top_k, axis=0).at[order].get(unique_indices=True)
@@ -196,7 +198,10 @@ def _batched(rows, kernel, sizes, block):
     row = (starts[owner] + (number - blocks_starts[owner]) * block)[:, None] + jnp.arange(block)
     row = jnp.where(row < ends[owner][:, None], row, count)  # what is left of a block reads nothing
     padded = rows.at[row].get(mode="fill", fill_value=0)
-    y = jnp.einsum("bnd,bdf->bnf", padded, kernel[owner], preferred_element_type=_at_least_float32(rows.dtype))
+    wide = _at_least_float32(rows.dtype)
+    # an expert's gradient is the sum of those of its blocks' copies: not in half precision
+    copies = kernel.astype(wide)[owner].astype(kernel.dtype)
+    y = jnp.einsum("bnd,bdf->bnf", padded, copies, preferred_element_type=wide)
     row = jnp.arange(count)
     owner = jnp.searchsorted(ends, row, side="right")
     place = blocks_starts[owner] * block + row - starts[owner]

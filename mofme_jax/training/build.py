@@ -88,13 +88,10 @@ def build_step(
       mesh: the devices.
     """
     data, train = options.data, options.train
+    # by what it will run on, which is not JAX's default backend where a plan is made
+    dispatch = resolve(model.dispatch, model.num_experts, mesh.devices.flat[0].platform)
     step = make_train_step(
-        model.clone(
-            dtype=train.dtype,
-            remat=train.remat == "blocks",
-            # by what it will run on, which is not JAX's default backend where a plan is made
-            dispatch=resolve(model.dispatch, model.num_experts, mesh.devices.flat[0].platform),
-        ),
+        model.clone(dtype=train.dtype, remat=train.remat == "blocks", dispatch=dispatch),
         optimiser,
         image_loss,
         weathers=None if paired else data.weathers,
@@ -103,7 +100,7 @@ def build_step(
         sky_share=data.sky_share,
         decay=train.ema_decay,
         router_weights={name: getattr(options.loss, name) for name in ("importance", "load", "z")},
-        gather=partial(sharding.gather, mesh=mesh),
+        gather=partial(sharding.gather, mesh=mesh, experts=dispatch != "dense"),
         accumulate=train.accumulate,
     )
     state = build_init(options, model, optimiser, mesh).eval_shape(np.uint32(0))

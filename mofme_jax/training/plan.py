@@ -117,6 +117,7 @@ class Plan:
       memory: see `Memory`.
       flops, bytes_accessed: of XLA's cost analysis.
       collectives: see `Collective`.
+      micro_batches: whose work is that of one alone, as XLA counts loops: then there is no roofline.
       roofline: None where the device's rates are not in `chips.CHIPS`.
       largest_batch: None where the device's memory is not known.
     """
@@ -125,6 +126,7 @@ class Plan:
     device_kind: str
     devices: int
     batch: int
+    micro_batches: int
     compile_seconds: float
     compile_cpu_seconds: float
     memory: Memory
@@ -178,7 +180,7 @@ def plan_step(config: ConfigDict, topology: str | None = None, *, find_largest: 
     plan = _compile(options, mesh, topology or "local", chip, capacity)
     if capacity is None:
         return plan
-    step = 1 if paired else len(options.data.weathers)
+    step = options.train.batch // groups  # images of the least batch
     largest = fit_batch([plan], step)
     if find_largest:
         largest = _verify(plan, largest, step, options, mesh, chip)
@@ -273,6 +275,7 @@ def _compile(options: Options, mesh: Mesh, target: str, chip: Chip | None, capac
         device_kind=device.device_kind,
         devices=mesh.size,
         batch=options.train.batch,
+        micro_batches=options.train.accumulate,
         compile_seconds=seconds,
         compile_cpu_seconds=cpu_seconds,
         memory=_memory(compiled, state, images, capacity),
@@ -282,7 +285,7 @@ def _compile(options: Options, mesh: Mesh, target: str, chip: Chip | None, capac
         roofline=None,
         largest_batch=None,
     )
-    return replace(plan, roofline=roofline(plan, chip)) if chip else plan
+    return replace(plan, roofline=roofline(plan, chip)) if chip and plan.micro_batches == 1 else plan
 
 
 def _memory(compiled: Any, state: Any, images: jax.ShapeDtypeStruct, capacity: int | None) -> Memory:
@@ -329,7 +332,7 @@ def fit_batch(plans: Sequence[Plan], step: int) -> LargestBatch:
 
     Args:
       plans: one, or two at different batches.
-      step: images by which the batch on a device can grow: its weathers.
+      step: images by which the batch on a device can grow: its weathers, in every micro-batch.
     """
     first, last = plans[0], plans[-1]
     capacity = first.memory.capacity
@@ -410,7 +413,7 @@ def _lines(plan: Plan) -> list[str]:
         ]
     ]
     lines.append(f"  {'total':<34} {_size(memory.total):>12}" + _of_capacity(plan))
-    lines += ["", "work of a device and step"]
+    lines += ["", "work of a device and " + ("step" if plan.micro_batches == 1 else "micro-batch")]
     lines.append(f"  {'arithmetic':<34} {f'{plan.flops / 1e9:.4g} GFLOP':>12}")
     lines.append(f"  {'memory traffic':<34} {_size(plan.bytes_accessed):>12}")
     lines += [
@@ -422,6 +425,11 @@ def _lines(plan: Plan) -> list[str]:
 
 def _outlook(plan: Plan) -> list[str]:
     lines = [f"roofline: no published rates are known here for {plan.device_kind}"]
+    if plan.micro_batches > 1:
+        lines = [
+            f"roofline: none for {plan.micro_batches} micro-batches, of which XLA counts one: plan one alone, with "
+            f"config.train.batch={plan.batch // plan.micro_batches} and config.train.accumulate=1"
+        ]
     if rates := plan.roofline:
         lines = [
             f"roofline: {rates.seconds * 1e3:.3g} ms a step, bound by {rates.bound} "

@@ -98,19 +98,37 @@ def state_shardings(state: Any, mesh: Mesh) -> Any:
     return jax.tree.map(place, state, axis_names(state))
 
 
-def gather(params: Any, mesh: Mesh) -> Any:
-    """Inside a compiled step: the parameters whole along `fsdp`, to compute the network with.
+def gather(params: Any, mesh: Mesh, *, experts: bool = True) -> Any:
+    """Inside a compiled step: the parameters whole, to compute the network with; their gradients come back split.
 
-    Left to itself XLA may split activations the way a parameter is, and images then travel instead of parameters.
+    Left to itself XLA may split activations the way a parameter is, and images then travel instead of parameters; or
+    bring a parameter together anew for every use.
+
+    Args:
+      params: split as `state_shardings` says.
+      mesh: the devices.
+      experts: whether experts, too, are made whole along `expert`. Not so where every device computes its own experts
+        for every token.
     """
-    if mesh.shape[FSDP_AXIS] == 1:
+    if mesh.shape[FSDP_AXIS] == 1 and (mesh.shape[EXPERT_AXIS] == 1 or not experts):
         return params
+    split = state_shardings(params, mesh)
 
-    def whole(leaf, names):
-        place = NamedSharding(mesh, PartitionSpec(*_expert_axes(leaf, names, mesh)))
-        return jax.lax.with_sharding_constraint(leaf, place)
+    def place(leaf, names):
+        return NamedSharding(mesh, PartitionSpec(*([None] * leaf.ndim if experts else _expert_axes(leaf, names, mesh))))
 
-    return jax.tree.map(whole, params, axis_names(params))
+    whole = jax.tree.map(place, params, axis_names(params))
+
+    @jax.custom_vjp
+    def together(params):
+        return jax.lax.with_sharding_constraint(params, whole)
+
+    # without this rule a gradient would be summed whole on every device, and then cut
+    together.defvjp(
+        lambda params: (together(params), None),
+        lambda _, gradients: (jax.lax.with_sharding_constraint(gradients, split),),
+    )
+    return together(params)
 
 
 def _expert_axes(leaf: Any, names: tuple[str | None, ...], mesh: Mesh) -> list[str | None]:

@@ -1,7 +1,6 @@
 """The images a run trains and is judged on, opened and checked before any work starts."""
 
 import hashlib
-import math
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -211,18 +210,18 @@ def _check_sizes(source: Source, least: int, whose: str) -> None:
 
 
 def batch_groups(options: Options, paired: bool) -> int:
-    """How many parts a batch can be split into: every part holds each weather once (pairs: one image), and a whole
-    number of images for each micro-batch.
+    """How many parts a batch can be split into: every part holds each weather once (pairs: one image) in every
+    micro-batch.
 
     Raises:
-      ValueError: the batch cannot be dealt out to the weathers or to the micro-batches.
+      ValueError: the batch cannot be dealt out to the weathers and the micro-batches.
     """
     weathers = 1 if paired else len(options.data.weathers)
     if options.train.batch % weathers:
         raise ValueError(f"config.train.batch={options.train.batch} must be a multiple of {weathers}, its weathers")
-    if options.train.batch % options.train.accumulate:
+    if options.train.batch % (weathers * options.train.accumulate):
         raise ValueError(
-            f"config.train.batch={options.train.batch} must be a multiple of config.train.accumulate="
-            f"{options.train.accumulate}"
+            f"config.train.batch={options.train.batch} must be a multiple of {weathers * options.train.accumulate}: "
+            f"config.train.accumulate={options.train.accumulate} micro-batches, each with {weathers} weather(s)"
         )
-    return math.gcd(options.train.batch // weathers, options.train.batch // options.train.accumulate)
+    return options.train.batch // (weathers * options.train.accumulate)

@@ -158,8 +158,7 @@ def make_train_step(
     def mean_gradients(params, degraded, target, key):
         if accumulate == 1:
             return gradients(params, degraded, target, key)
-        # image i belongs to micro-batch i % accumulate: every device has its part of each, and no image travels
-        degraded, target = (jnp.swapaxes(a.reshape(-1, accumulate, *a.shape[1:]), 0, 1) for a in (degraded, target))
+        degraded, target = (micro_batches(a, accumulate, len(weathers or (None,))) for a in (degraded, target))
 
         def add(total, micro):
             return jax.tree.map(jnp.add, total, gradients(params, *micro)), None
@@ -195,6 +194,18 @@ def make_train_step(
         return TrainState(state.step + 1, params, ema, opt_state, state.key), metrics
 
     return step
+
+
+def micro_batches(images: jax.Array, count: int, group: int) -> jax.Array:
+    """(B, ...) -> (count, B / count, ...): each has every weather, and of every device's images its part, so that none
+    travels.
+
+    Args:
+      images: groups of `group` images one behind the other, one of each weather.
+      count: micro-batches; B is a multiple of count x group.
+    """
+    rest = images.shape[1:]
+    return jnp.swapaxes(images.reshape(-1, count, group, *rest), 0, 1).reshape(count, -1, *rest)
 
 
 def router_terms(aux: tuple, weights: dict[str, float]) -> jax.Array:

@@ -11,6 +11,7 @@ SHAPES = {
     "one strip": (2, 5, 7, 3, 4),
     "rows that are left over": (1, 7, 300, 4, 4),
     "more channels in than out": (1, 9, 260, 6, 3),
+    "images one after the other": (3, 4, 200, 2, 3),
     "one pixel": (1, 1, 1, 2, 5),
     "a row": (3, 1, 40, 2, 2),
 }

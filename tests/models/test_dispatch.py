@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mofme_jax.models import build
 from mofme_jax.models.dispatch import grouped_matmul, resolve, through_chosen
@@ -66,6 +68,23 @@ def test_every_method_equals_the_dense_layer_in_values_and_gradients(method, tok
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), got, expected)
 
 
+@st.composite
+def sizes_of_layers(draw):
+    experts = draw(st.integers(1, 9))
+    top_k = draw(st.integers(1, experts))
+    return draw(st.integers(1, 90)), experts, top_k, draw(st.integers(top_k, experts))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@given(sizes_of_layers(), st.integers(0, 2**31))
+@settings(max_examples=12, deadline=None, derandomize=True)
+def test_every_method_equals_the_dense_layer_whatever_the_sizes(method, sizes, seed):
+    args = problem(*sizes, seed=seed)
+    expected = values_and_gradients(dense, *args)
+    got = values_and_gradients(lambda *a: through_chosen(expert, *a, method), *args)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), got, expected)
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("sizes", [[0, 0, 5], [5, 0, 0], [0, 17, 0], [64, 1, 65], [200, 0, 3]])
 def test_groups_of_any_length(method, sizes):
@@ -101,6 +120,33 @@ def test_half_precision_is_summed_in_float32(method):
     y = grouped_matmul(rows, jnp.ones((1, 257, 1), jnp.bfloat16), jnp.array([1], jnp.int32), method)
     assert y.dtype == jnp.float32
     assert y[0, 0] == 1.5
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_gradients_in_half_precision_are_summed_in_float32(method):
+    # 1 + 2047 * 2^-8, of rows that lie in many blocks: bfloat16 sums would stay at 2
+    rows = jnp.full((2048, 1), 2.0**-8, jnp.bfloat16).at[0, 0].set(1.0)
+    sizes = jnp.array([0, 2048, 0], jnp.int32)
+    gradient = jax.grad(lambda kernel: grouped_matmul(rows, kernel, sizes, method).sum())
+    d_kernel = gradient(jnp.ones((3, 1, 1), jnp.bfloat16))
+    assert d_kernel.dtype == jnp.bfloat16
+    np.testing.assert_allclose(d_kernel[:, 0, 0].astype(jnp.float32), [0.0, 9.0, 0.0], rtol=1e-2)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_layer_in_half_precision_is_in_half_precision_throughout(method):
+    seen = []
+
+    def two_products(params, rows, product):
+        for _ in range(2):
+            rows = product(rows, params)
+            seen.append(rows.dtype)
+        return rows
+
+    x, chosen = jnp.ones((4, 3), jnp.bfloat16), jnp.array([[0], [1], [0], [1]])
+    y = through_chosen(two_products, jnp.ones((2, 3, 3), jnp.bfloat16), x, jnp.ones((4, 2)), chosen, method)
+    assert [*seen, y.dtype] == [jnp.bfloat16] * 3
+    np.testing.assert_array_equal(y, np.full((4, 3), 9.0))
 
 
 @pytest.mark.parametrize(
@@ -159,7 +205,8 @@ def test_temporary_memory_does_not_grow_with_the_experts():
 
 
 def test_auto_goes_by_platform():
-    assert [resolve("auto", 8, platform) for platform in ("cpu", "gpu", "tpu")] == ["block", "batch", "ragged"]
+    assert [resolve("auto", 32, platform) for platform in ("cpu", "gpu", "tpu")] == ["block", "batch", "ragged"]
+    assert [resolve("auto", 16, platform) for platform in ("cpu", "gpu", "tpu")] == ["block", "batch", "dense"]
     assert resolve("auto", 1, "tpu") == "dense"
     assert resolve("dense", 8, "tpu") == "dense"
     with pytest.raises(ValueError, match="dispatch='fast' is unknown"):

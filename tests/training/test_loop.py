@@ -115,7 +115,10 @@ def test_summarise_means_the_good_steps_and_counts_the_bad_ones():
         ({"data.photographs": ("/no/such/folder",)}, "no folder /no/such/folder"),
         ({"data.crop": 400}, r"photograph .* smaller than the 400 of config.data.crop"),
         ({"train.batch": 3, "data.weathers": ("haze", "snow")}, "train.batch=3 must be a multiple of 2"),
-        ({"train.accumulate": 4}, "train.batch=2 must be a multiple of config.train.accumulate=4"),
+        (
+            {"train.accumulate": 4},
+            "train.batch=2 must be a multiple of 4: config.train.accumulate=4 micro-batches, each with 1 weather",
+        ),
         ({"mesh.fsdp": 64}, "config.mesh.fsdp=64 x config.mesh.expert=1 need 64 devices"),
         ({"train.steps": 0}, "train.steps=0 must be above 0 and config.train.epochs 0"),
         ({"train.steps": 2}, "train.warmup=2 leaves none of the run's 2 steps"),

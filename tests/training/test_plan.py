@@ -90,6 +90,19 @@ def test_the_roofline_is_the_longest_of_three(planned):
     assert (rates.bound, rates.seconds) == ("network", 4.0)
 
 
+def test_of_micro_batches_no_roofline_is_drawn(planned):
+    plan = replace(planned, batch=8, micro_batches=4)
+    assert "plan one alone, with config.train.batch=2 and config.train.accumulate=1" in plan.report()
+    assert "work of a device and micro-batch" in plan.report()
+
+
+def test_the_largest_batch_is_whole_micro_batches(planned, make_config, monkeypatch):
+    monkeypatch.setattr(planning, "_compile", lambda *_: replace(_of(planned, 12, 4000), devices=1))
+    monkeypatch.setattr(planning, "device_memory", lambda device: 11_000)
+    found = planning.plan_step(make_config(**{"train.batch": 12, "train.accumulate": 4})).largest_batch
+    assert found.per_device == 28  # 333 an image: 30 would fit
+
+
 def _of(planned, batch, temporaries, images=0, fixed=1000, capacity=11_000):
     memory = replace(
         planned.memory, temporaries=temporaries, images=images, total=fixed + images + temporaries, capacity=capacity

@@ -10,7 +10,7 @@ from mofme_jax.data.weather import degrade
 from mofme_jax.models import build
 from mofme_jax.training import losses
 from mofme_jax.training.state import ema_decay, init_state, make_optimiser
-from mofme_jax.training.step import make_train_step, mean_psnr, put_weather, router_terms
+from mofme_jax.training.step import make_train_step, mean_psnr, micro_batches, put_weather, router_terms
 from tests.fakes import Gain
 
 KEY = jax.random.key(5)
@@ -184,6 +184,11 @@ def test_micro_batches_make_the_same_step(whole):
     for a, b in zip(whole[0], parts, strict=False):
         for name in ("loss", "psnr_rgb", "psnr_rgb_input", "grad_norm"):
             np.testing.assert_allclose(b[name], a[name], rtol=1e-4)  # sums are taken in another order
+
+
+def test_every_micro_batch_has_every_weather_from_every_device():
+    images = np.arange(12)  # on two devices, three groups of two weathers each
+    np.testing.assert_array_equal(micro_batches(images, 3, 2), [[0, 1, 6, 7], [2, 3, 8, 9], [4, 5, 10, 11]])
 
 
 def test_bfloat16_learns_as_float32_does(whole):
