@@ -12,6 +12,10 @@ _INSTRUCTION = re.compile(rf"^\s*(?:ROOT )?%?[\w.\-]+ = (.+?) (?:ragged-)?({'|'.
 _ARRAY = re.compile(r"\b(pred|bf16|[sufc]\d+)(?:e\w+)?\[([\d,]*)\]")
 _GROUPS_LISTED = re.compile(r"replica_groups=\{\{([\d,]*)\}")
 _GROUPS_COUNTED = re.compile(r"replica_groups=\[\d+,(\d+)\]")
+_GROUPS_BY_AXES = re.compile(r"replica_groups=mesh\[([^\]]*)\][^{\n]*\{([^}]*)\}")
+_CHANNEL = re.compile(r"channel_id=(\d+)")
+# the fused computation in which the TPU compiler sums and then keeps a part: a reduce-scatter, written as an all-reduce
+_SCATTERED = re.compile(r"^%all-reduce-scatter[^\n]* \{\n.*?^\}", re.M | re.S)
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,8 @@ class Collective:
 
     Attributes:
       kind: one of KINDS.
-      count: instructions in the program's text; one in a loop counts once.
+      count: collectives in the program's text; one in a loop counts once, and so does one that the TPU compiler has
+        spread over the operations that hide it.
       bytes: a device's arrays, each whole: the sum of an all-reduce, what an all-gather ends with, what a
         reduce-scatter starts with.
       sent: bytes that a device sends, by the algorithms that send least (rings).
@@ -50,9 +55,15 @@ def find_collectives(hlo: str, devices: int) -> list[Collective]:
 
 def _instructions(hlo: str, devices: int) -> Iterator[tuple[str, int, float]]:
     """(kind, bytes, bytes sent) of each."""
+    seen = set()
+    scattered = [match.span() for match in _SCATTERED.finditer(hlo)]
     for match in _INSTRUCTION.finditer(hlo):
         result, kind, start = match.groups()
         line = hlo[match.start() : hlo.find("\n", match.end())]
+        if channel := _CHANNEL.search(line):
+            if channel[1] in seen:
+                continue
+            seen.add(channel[1])
         arrays = [_bytes(*array) for array in _ARRAY.findall(result)]
         if start and kind in ("all-gather", "collective-permute"):
             # the result is (operands, results, maybe two counters of four bytes)
@@ -60,6 +71,8 @@ def _instructions(hlo: str, devices: int) -> Iterator[tuple[str, int, float]]:
             arrays = arrays[len(arrays) // 2 :]
         group = _group(line, devices)
         size = sum(arrays) * (group if kind == "reduce-scatter" else 1)
+        if any(begin < match.start() < end for begin, end in scattered):
+            kind = "reduce-scatter"
         yield kind, size, size * _share_sent(kind, group)
 
 
@@ -74,6 +87,9 @@ def _group(line: str, devices: int) -> int:
     """Devices that take part in one instruction together."""
     if counted := _GROUPS_COUNTED.search(line):
         return int(counted[1])
+    if axes := _GROUPS_BY_AXES.search(line):
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", axes[1]))
+        return math.prod(int(sizes[name]) for name in re.findall(r"'(\w+)'", axes[2]))
     if listed := _GROUPS_LISTED.search(line):
         return len(listed[1].split(","))
     return devices

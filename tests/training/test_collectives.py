@@ -39,6 +39,35 @@ def test_every_form_counts_once_with_what_it_sends():
     ]
 
 
+TPU = """
+%all-reduce-scatter.3 (input: f32[32,96]) -> f32[32,24] {
+  %input = f32[32,96]{0,1} parameter(0)
+  %all-reduce.80 = f32[32,96]{0,1} all-reduce(%input), channel_id=1, replica_groups=mesh['a'=4,'b'=2] {'a'}, to_apply=%add
+  ROOT %slice = f32[32,24]{0,1} dynamic-slice(%all-reduce.80, %zero, %n), dynamic_slice_sizes={32,24}
+}
+
+%fused.1 (param: bf16[32,32]) -> bf16[128,32] {
+  ROOT %all-gather.1 = bf16[128,32]{1,0:T(8,128)S(1)} all-gather(%param), channel_id=2, replica_groups=mesh['a'=4,'b'=2], device_ids=([4,2]T(1,0)) {'a'}, dimensions={0}
+}
+
+%fused.2 (param: bf16[32,32]) -> bf16[128,32] {
+  ROOT %all-gather.2 = bf16[128,32]{1,0:T(8,128)} all-gather(%param), channel_id=2, replica_groups=mesh['a'=4,'b'=2], device_ids=([4,2]T(1,0)) {'a'}, dimensions={0}
+}
+
+ENTRY %main {
+  %all-reduce.9 = f32[10]{0} all-reduce(%a), channel_id=3, replica_groups=mesh['a'=4,'b'=2] {'a','b'}, to_apply=%add
+}
+"""  # noqa: E501
+
+
+def test_what_the_tpu_compiler_has_fused_counts_as_what_it_is():
+    assert find_collectives(TPU, 8) == [
+        Collective("all-reduce", 1, 40, 2 * 40 * 7 / 8),
+        Collective("all-gather", 1, 128 * 32 * 2, 128 * 32 * 2 * 3 / 4),
+        Collective("reduce-scatter", 1, 32 * 96 * 4, 32 * 96 * 4 * 3 / 4),
+    ]
+
+
 @pytest.mark.parametrize(
     ("dtype", "size"), [("pred", 1), ("bf16", 2), ("f8e4m3fn", 1), ("s4", 1), ("c64", 8), ("u32", 4)]
 )
