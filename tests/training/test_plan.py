@@ -63,8 +63,8 @@ def test_one_device_sends_nothing_and_has_no_published_rate(planned):
 def test_the_report_and_the_json_say_the_same(planned):
     found = json.loads(json.dumps(planned.to_json()))
     assert set(found) == {
-        "target", "device_kind", "devices", "batch", "compile_seconds", "compile_cpu_seconds", "memory", "flops",
-        "bytes_accessed", "collectives", "roofline", "largest_batch", "fits", "versions",
+        "target", "device_kind", "devices", "batch", "micro_batches", "compile_seconds", "compile_cpu_seconds",
+        "memory", "flops", "bytes_accessed", "collectives", "roofline", "largest_batch", "fits", "versions",
     }  # fmt: skip
     assert found["memory"]["total"] == planned.memory.total
     report = planned.report()
