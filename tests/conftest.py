@@ -36,6 +36,9 @@ SMALL = {
 TIMES = ("steps_per_second", "data_wait")
 """Figures that are a matter of time."""
 
+OPTIMISED = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
+"""For the environment of a process whose programs are to be as users have them."""
+
 SLOW = ("test_meshes.py", "test_train_command.py", "test_dispatch.py", "test_loop.py", "test_step.py")
 """Files that take longest: they begin, so that at the end no worker is left alone with one."""
 

@@ -13,6 +13,9 @@ product of the rows with their experts' kernels is computed; values and gradient
 - `ragged`: `jax.lax.ragged_dot`, which TPUs have a kernel for; elsewhere XLA multiplies every row with every expert.
 - `dense`: no dispatch: the caller computes every expert for every token. The definition, and what the others are tested
   against.
+
+Gradients are taken backwards (`jax.grad`), and once: those of `dense` and `batch` can be differentiated again. All but
+`ragged` can be mapped over images by `jax.vmap`.
 """
 
 import math

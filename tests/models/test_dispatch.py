@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from mofme_jax.models import build
 from mofme_jax.models.dispatch import grouped_matmul, resolve, through_chosen
 from mofme_jax.models.moe import Mixture
+from tests.conftest import OPTIMISED
 
 METHODS = ["block", "batch", "ragged"]
 D, F = 5, 6
@@ -192,16 +193,22 @@ def test_chosen_experts_alone_are_computed():
         assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(got)), method
 
 
-def test_temporary_memory_does_not_grow_with_the_experts():
-    def temporary(experts):
+def test_temporary_memory_does_not_grow_with_the_experts(optimised):
+    def temporary(experts, gradients):
         model = build("tiny", num_experts=experts, depth=1, dispatch="block")
         images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
         params = jax.eval_shape(model.init, jax.random.key(0), images)
-        memory = jax.jit(lambda p, x: model.apply(p, x)[0]).lower(params, images).compile().memory_analysis()
-        return memory.temp_size_in_bytes
+
+        def loss(params, images):
+            return model.apply(params, images)[0].sum()
+
+        compiled = jax.jit(jax.grad(loss) if gradients else loss).lower(params, images).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
 
     one = 64 * 32 * 4  # an expert's output for every token, half of it
-    assert temporary(128) - temporary(4) < 124 * one / 4
+    kernel = 32 * 64 * 4  # an expert's kernel: in place of its output, its gradient is there once
+    assert temporary(128, False) - temporary(4, False) < 124 * one / 4
+    assert temporary(128, True) - temporary(4, True) < 124 * (kernel + one / 4)
 
 
 def test_auto_goes_by_platform():
@@ -249,7 +256,7 @@ assert gathers(sharded.lower(params, x).compile()), "without the mesh in use, to
 
 
 def test_shards_keep_their_tokens():
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "8"}
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "8", **OPTIMISED}
     command = [sys.executable, "-c", SHARDED]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr[-3000:]

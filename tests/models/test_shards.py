@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+from tests.conftest import OPTIMISED
+
 SCRIPT = """
 import re
 import jax, jax.numpy as jnp, numpy as np
@@ -39,7 +41,7 @@ assert count("all-gather|all-to-all|collective-permute|all-reduce", compiled) ==
 
 
 def test_convolutions_and_attention_keep_to_their_devices():
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "8"}
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "8", **OPTIMISED}
     result = subprocess.run(
         [sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, check=False
     )
