@@ -132,7 +132,7 @@ def print_slowest(times: Counter[str], scopes: dict[str, str], count: int) -> No
         sums[scopes.get(name) or name] += taken
     print("\nslowest operations" + " " * 14 + "ms")
     for scope, taken in sums.most_common(count):
-        print(f"{taken:>34.1f}  {scope}")
+        print(f"{taken:>34.1f}  {scope if len(scope) < 100 else scope[:96] + ' ...'}")
 
 
 if __name__ == "__main__":
