@@ -39,11 +39,16 @@ def main() -> None:
     parser.add_argument("--experts", type=int, nargs="+", default=[4, 16, 64, 128], metavar="E")
     parser.add_argument("--top-k", type=int, nargs="+", default=[1, 2, 4], metavar="K")
     parser.add_argument("--kinds", nargs="+", default=["mofme", "moe", "dense"], choices=["mofme", "moe", "dense"])
-    parser.add_argument("--methods", nargs="+", default=["block", "batch", "ragged", "dense"], help="with --layer")
+    methods = ["block", "batch", "ragged", "dense"]
+    parser.add_argument("--methods", nargs="+", default=methods, choices=methods, help="with --layer")
     parser.add_argument("--generator", default="linear", choices=["linear", "low_rank"], help="of gamma and beta")
     parser.add_argument("--batch", type=int, default=1, help="images of a training step (default: 1)")
     parser.add_argument("--rounds", type=int, default=7, help="timed calls of each row (default: 7)")
     options = parser.parse_args()
+    if options.rounds < 1:
+        parser.error(f"--rounds={options.rounds} must be at least 1")
+    if min(options.top_k) < 1 or max(options.top_k) > min(options.experts):
+        parser.error(f"--top-k={options.top_k} experts cannot be chosen among --experts={options.experts}")
     print(machine())
     for top_k in options.top_k:
         print(f"\nK = {top_k}")

@@ -34,6 +34,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9, help="timed calls of each (default: 9)")
     rounds = parser.parse_args().rounds
+    if rounds < 1:
+        parser.error(f"--rounds={rounds} must be at least 1")
     print(machine())
     print(f"\n{'gradient to the kernel':<40} {'XLA ms':>23} {'ours ms':>23} {'ratio':>5} {'MiB':>11}")
     for name, (images, side, channels, features) in CONVOLUTIONS.items():

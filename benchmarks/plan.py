@@ -1,6 +1,6 @@
 """What training at the paper's size needs and could reach on slices of TPU v5e, by `mofme plan`: a row a slice.
 
-    pip install 'mofme-jax[tpu]'   # the compiler; no TPU
+    pip install 'jax[tpu]'         # the compiler; no TPU
     python benchmarks/plan.py      # some minutes a row, on two cores
 
 Every row compiles the training step of configs/allweather_mofme.py at the same batch a chip, in a process of its own.
@@ -25,9 +25,10 @@ def main() -> None:
     parser.add_argument("--chips", type=int, nargs="+", choices=SLICES, default=list(SLICES), help="default: all")
     parser.add_argument("--batch", type=int, default=4, help="images a chip (default: %(default)s)")
     options, changes = parser.parse_known_args()
-    print("| " + " | ".join(COLUMNS) + " |\n" + "|---" * len(COLUMNS) + "|", flush=True)
-    for chips in options.chips:
+    for n, chips in enumerate(options.chips):
         plan = run_plan(options.config, SLICES[chips], options.batch * chips, changes)
+        if not n:
+            print("| " + " | ".join(COLUMNS) + " |\n" + "|---" * len(COLUMNS) + "|")
         print("| " + " | ".join(row(plan)) + " |", flush=True)
     print(", ".join(f"{name} {version}" for name, version in plan["versions"].items()))
 

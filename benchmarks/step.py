@@ -9,7 +9,9 @@ what bears no scope: copies, and zeros to begin with. Milliseconds of a part are
 may work side by side: only the shares compare with the step. Below, the slowest single operations, and what XLA counts.
 """
 
+import argparse
 import re
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -19,10 +21,9 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-from absl import app, flags
 from experts import machine
 
-from mofme_jax.config_file import define_config, quote_folders
+from mofme_jax.config_file import read_config
 from mofme_jax.training import sharding
 from mofme_jax.training.build import build_init, build_optimiser, build_step, make_image_loss
 from mofme_jax.training.loop import use_host_devices
@@ -44,17 +45,24 @@ PARTS = {
 }
 """By the scopes in an operation's name; the first that matches."""
 
-flags.DEFINE_integer("rounds", 7, "Steps that are timed.")
-flags.DEFINE_integer("profiled", 3, "Steps that are profiled.")
-flags.DEFINE_integer("slowest", 12, "Single operations that are shown.")
 
-
-def main(_: list[str]) -> None:
-    """Compiles the step, times it, profiles it, and prints the tables."""
-    options = read_options(flags.FLAGS.config)
+def main() -> None:
+    """Parses the command line, compiles the step, times it, profiles it, and prints the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7, help="steps that are timed (default: 7)")
+    parser.add_argument("--profiled", type=int, default=3, help="steps that are profiled (default: 3)")
+    parser.add_argument("--slowest", type=int, default=12, help="single operations that are shown (default: 12)")
+    arguments, changes = parser.parse_known_args()
+    if min(arguments.rounds, arguments.profiled) < 1:
+        parser.error("--rounds and --profiled must be at least 1")
+    try:
+        config = read_config(changes)
+        options = read_options(config)
+    except (ValueError, OSError) as error:
+        sys.exit(f"step.py: {error}")
     use_host_devices(options.train.host_devices)
     mesh = sharding.make_mesh(batch_groups(options, paired=False), **vars(options.mesh))
-    model, optimiser = build_model(flags.FLAGS.config.model), build_optimiser(options, optax.constant_schedule(1e-5))
+    model, optimiser = build_model(config.model), build_optimiser(options, optax.constant_schedule(1e-5))
     state = build_init(options, model, optimiser, mesh)(np.uint32(0))
     step = build_step(options, model, optimiser, make_image_loss(options), paired=False, mesh=mesh)
     shape = (options.train.batch, options.data.crop, options.data.crop, 3)
@@ -68,12 +76,12 @@ def main(_: list[str]) -> None:
         return 1e3 * (time.perf_counter() - start)
 
     run()
-    low, median, high = np.percentile([run() for _ in range(flags.FLAGS.rounds)], (25, 50, 75))
+    low, median, high = np.percentile([run() for _ in range(arguments.rounds)], (25, 50, 75))
     print(machine())
     print(f"batch {shape}, {mesh.size} device(s): {median:.1f} ms a step (quartiles {low:.1f}-{high:.1f})\n")
-    times = profiled(run, flags.FLAGS.profiled)
+    times = profiled(run, arguments.profiled)
     print_parts(times, scopes := names(compiled.as_text()))
-    print_slowest(times, scopes, flags.FLAGS.slowest)
+    print_slowest(times, scopes, arguments.slowest)
     costs = compiled.cost_analysis()
     print(
         f"\nXLA counts, a device and step: {costs['flops'] / 1e9:.1f} GFLOP, {costs['bytes accessed'] / 1e9:.2f} GB "
@@ -136,5 +144,4 @@ def print_slowest(times: Counter[str], scopes: dict[str, str], count: int) -> No
 
 
 if __name__ == "__main__":
-    define_config(flags.FLAGS)
-    app.run(main, flags_parser=lambda argv: flags.FLAGS(quote_folders(argv)))
+    main()

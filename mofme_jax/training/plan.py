@@ -92,7 +92,7 @@ def device_memory(device: jax.Device) -> int | None:
 def _prepare_for_topologies() -> None:
     """Tells the TPU compiler, before it is loaded, not to look for TPUs, and JAX to leave any accelerator alone."""
     if importlib.util.find_spec("libtpu") is None:
-        raise ModuleNotFoundError("--topology needs the TPU compiler: pip install 'mofme-jax[tpu]'")
+        raise ModuleNotFoundError("--topology needs the TPU compiler: pip install 'jax[tpu]'")
     for name, value in {
         "TPU_SKIP_MDS_QUERY": "1",
         "TPU_ACCELERATOR_TYPE": "v5litepod-256",  # any: what is compiled for is said by the topology

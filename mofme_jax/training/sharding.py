@@ -51,7 +51,10 @@ def make_mesh(
         sizes = f"config.mesh.data={data} x {sizes}"
     count = data * fsdp * expert
     if not 0 < count <= len(found):
-        raise ValueError(f"{sizes} need {max(1, data) * fsdp * expert} devices; there are {len(found)}: lower them")
+        raise ValueError(
+            f"{sizes} need {max(1, data) * fsdp * expert} devices; there are {len(found)} "
+            "(of a CPU as many as config.train.host_devices says, but no more than its cores): lower them"
+        )
     if processes > 1 and count != len(found):
         raise ValueError(f"{sizes} use {count} of {len(found)} devices; {processes} processes must use all of theirs")
     if processes > 1 and len(found) // processes % expert:

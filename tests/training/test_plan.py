@@ -177,7 +177,7 @@ def test_without_the_compiler_it_says_which_extra(capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert main(["plan", "--topology=v5e:2x2"]) == 2
-    assert "pip install 'mofme-jax[tpu]'" in capsys.readouterr().err
+    assert "pip install 'jax[tpu]'" in capsys.readouterr().err
 
 
 def test_the_command_prints_json_and_nothing_else(planned, capsys, monkeypatch):
