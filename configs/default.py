@@ -60,9 +60,7 @@ def get_config() -> ConfigDict:
     config.train.clip_norm = 1.0  # of the gradients, over all parameters; 0: no clipping
     config.train.ema_decay = 0.998  # of the averaged parameters, which are evaluated
     config.train.max_bad_steps = 10  # steps in a row with NaN or inf that are skipped before the run stops
-    config.train.host_devices = (
-        2  # CPU only: XLA devices, no more than cores, that the batch is split over (faster than threads)
-    )
+    config.train.host_devices = 2  # CPU only: XLA devices that split the batch (faster than threads); at most the cores
     config.train.dtype = "float32"  # what the network computes in; "bfloat16" on GPU and TPU: parameters stay float32
     config.train.remat = "none"  # "blocks": a transformer block is computed again for its gradient; saves memory
     config.train.accumulate = 1  # micro-batches, one after the other, that a device's part of a batch is computed in

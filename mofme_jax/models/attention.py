@@ -2,10 +2,9 @@
 
 Axis glossary: `B` images (or windows), `N` tokens of one, `A` heads, `d` width of a head.
 
-The scores, B A N^2 numbers, are what attention costs at the paper's size: more memory than all its arrays together, and
-on a CPU more time than its products. There, a few heads are computed at a time, so that their scores stay in cache, and
-computed again for the gradient, so that none are kept: less time (`benchmarks/layers.py`), and
-memory that grows with N alone.
+The scores, B A N^2 numbers, are what attention costs at the paper's size: more memory than all its arrays together. On
+a CPU, a few heads are computed at a time, so that their scores stay in cache, and computed again for the gradient, so
+that none are kept: less time, and memory that grows with N alone (`benchmarks/layers.py`).
 """
 
 import jax

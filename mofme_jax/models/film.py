@@ -118,6 +118,19 @@ def generate(params: Any, rows: jax.Array, product: Product) -> jax.Array:
     return product(rows, params["generate"]["kernel"], params["generate"]["bias"])
 
 
+def side_by_side(expert: type[nn.Module], num_experts: int) -> Any:
+    """The module that is E experts: the same input to each, outputs and parameters stacked along a first axis."""
+    return nn.vmap(
+        expert,
+        in_axes=None,
+        out_axes=0,
+        axis_size=num_experts,
+        variable_axes={"params": 0},
+        split_rngs={"params": True},
+        metadata_params={nn.PARTITION_NAME: EXPERT_AXIS},
+    )
+
+
 class ModulatedExperts(nn.Module):
     """The weighted sum of E feature-modulated experts. (T, D) and (T, E) gates in, (T, D) out.
 
@@ -142,15 +155,7 @@ class ModulatedExperts(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, gates: jax.Array, chosen: jax.Array | None = None) -> jax.Array:
         """chosen: (T, K) experts whose gates may differ from 0; None: all of them, which is computed densely."""
-        bank = nn.vmap(
-            FeatureModulation,
-            in_axes=None,
-            out_axes=0,
-            axis_size=self.num_experts,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            metadata_params={nn.PARTITION_NAME: EXPERT_AXIS},
-        )
+        bank = side_by_side(FeatureModulation, self.num_experts)
         method = resolve(self.dispatch, self.num_experts)
         if chosen is None or method == "dense" or self.generator == "static" or self.is_initializing():
             gamma, beta = bank(self.generator, self.rank, self.dtype, name="experts")(x)

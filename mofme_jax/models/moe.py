@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from mofme_jax.models.dispatch import Dispatch, Product, resolve, through_chosen
-from mofme_jax.models.film import EXPERT_AXIS, Generator, ModulatedExperts
+from mofme_jax.models.film import Generator, ModulatedExperts, side_by_side
 from mofme_jax.models.layers import FeedForward, cast, gelu
 from mofme_jax.models.router import NormOrder, Router, RouterKind, Routing
 
@@ -85,15 +85,7 @@ class Mixture(nn.Module):
 
     def _networks(self, tokens: jax.Array, gates: jax.Array, chosen: jax.Array) -> jax.Array:
         """The weighted sum of E networks: (T, D) and (T, E) gates in, (T, D) out."""
-        bank = nn.vmap(
-            FeedForward,
-            in_axes=None,
-            out_axes=0,
-            axis_size=self.num_experts,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            metadata_params={nn.PARTITION_NAME: EXPERT_AXIS},
-        )
+        bank = side_by_side(FeedForward, self.num_experts)
         method = resolve(self.dispatch, self.num_experts)
         if method == "dense" or self.is_initializing():
             return jnp.einsum("te,etd->td", gates, bank(self.hidden, self.dtype, name="experts")(tokens))
