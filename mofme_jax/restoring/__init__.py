@@ -1,0 +1,1 @@
+"""How a trained network is used: files of images, pictures of doubt and of experts."""
