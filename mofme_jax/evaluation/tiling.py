@@ -1,10 +1,16 @@
 """Restoring an image of any size, in tiles of one size.
 
-Axis glossary: `S` tiles, `H W` pixels. Tiles have a fixed shape, so that one compiled program serves every image;
-neighbours overlap by a halo and are blended by a smooth window, so that no seam shows.
+Axis glossary: `S` tiles, `H W` pixels, `h w` rows and columns of tokens, `L` mixture layers, `M` passes. Tiles have a
+fixed shape, so that one compiled program serves every image. Each begins on the grid of the network's patches (and of
+its attention windows, where these fit), so that it sees its tokens as the whole image would have them. Neighbours
+overlap: what lies nearest to a tile's border, the halo, is thrown away, and the rest of the overlap is blended by a
+smooth window. Where the halo holds the receptive field, tiled and untiled are equal.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,20 +19,29 @@ import numpy as np
 TILE = 240
 """Default pixels on a tile's side: the published network's training crop."""
 
-TILES_AT_ONCE = 4
+LARGEST_CHANNELS = {"uint8": 255, "uint16": 65535}
+"""The whole numbers that images come in, with the value of full light."""
 
 
-@partial(jax.jit, static_argnums=0)
-def _restore_tiles(model, params, tiles):
-    """(S, tile, tile, 3) -> restored (S, tile, tile, 3) and uncertainty (S, tile, tile, 1)."""
-    restored, aux = model.apply({"params": params}, tiles, train=False)
-    maps = [layer.uncertainty for layer in aux if hasattr(layer, "uncertainty")]
-    if not maps:
-        return restored, jnp.zeros((*tiles.shape[:3], 1))
-    tokens = jnp.mean(jnp.stack(maps), axis=0)[..., None]
-    patch = -(-tiles.shape[1] // tokens.shape[1])
-    pixels = jnp.repeat(jnp.repeat(tokens, patch, axis=1), patch, axis=2)
-    return restored, pixels[:, : tiles.shape[1], : tiles.shape[2]]
+@dataclass(frozen=True)
+class Observation:
+    """A restored image and what the network did meanwhile.
+
+    Attributes:
+      restored: (H, W, 3), in the type of the image given.
+      uncertainty: (H, W) float32, nats: the routers' mutual information, mean over layers, a value a token; 0 for
+        a network without routers or with routers that know none.
+      experts: (L, h, w) the number of each token's heaviest expert in each mixture layer.
+      patch: pixels on a token's side.
+      spread: (H, W) float32 in [0, 1]: standard deviation of the restored pixel over M passes with the routers'
+        dropout drawn, mean over the channels; None where no passes were asked for.
+    """
+
+    restored: np.ndarray
+    uncertainty: np.ndarray
+    experts: np.ndarray
+    patch: int
+    spread: np.ndarray | None
 
 
 def restore(model, params, image: np.ndarray, *, tile: int | None = None) -> np.ndarray:
@@ -35,8 +50,8 @@ def restore(model, params, image: np.ndarray, *, tile: int | None = None) -> np.
     Args:
       model: a module with `apply({"params": params}, images, train=False) -> (restored, aux)`.
       params: its parameters.
-      image: (H, W, 3), uint8, or float in [0, 1]; any size of at least one pixel.
-      tile: pixels on a tile's side, at least 16; `TILE` when None. A quarter of it is the overlap of neighbours.
+      image: (H, W, 3), uint8, uint16, or float in [0, 1]; any size of at least one pixel.
+      tile: pixels on a tile's side, at least 16; `TILE` when None. Rounded up to whole patches, two at the least.
 
     Returns:
       The restored image, of the same shape and dtype; floats lie in [0, 1].
@@ -45,65 +60,239 @@ def restore(model, params, image: np.ndarray, *, tile: int | None = None) -> np.
       ValueError: for an array that is not such an image, or a tile that is too small.
       TypeError: for another dtype.
     """
-    return restore_with_uncertainty(model, params, image, tile=tile)[0]
+    return observe(model, params, image, tile=tile).restored
 
 
 def restore_with_uncertainty(
     model, params, image: np.ndarray, *, tile: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`restore`, and (H, W) float32: the routers' uncertainty in nats, the mean over layers, a value a token.
+    """`restore`, and the uncertainty of an `Observation`."""
+    seen = observe(model, params, image, tile=tile)
+    return seen.restored, seen.uncertainty
 
-    It is 0 everywhere for a network without routers or with routers that know none.
+
+def observe(
+    model,
+    params,
+    image: np.ndarray,
+    *,
+    tile: int | None = None,
+    passes: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Observation:
+    """Restores one image and says what the network did: see `Observation`.
+
+    Memory beyond the image, what is returned, and the network on `tiles_at_once` tiles is that of one row of tiles.
+
+    Args:
+      model, params, image, tile: see `restore`.
+      passes: M, of the spread; 0 asks for none. The masks are fixed: the same image gives the same spread.
+      progress: called with the tiles done and their number, after every few.
+
+    Raises:
+      ValueError, TypeError: as `restore` does; or passes below 0 or 1, or a network whose routers have no dropout.
     """
     image = np.asarray(image)
     tile = TILE if tile is None else tile
     _check(image, tile)
-    pixels = image.astype(np.float32) / 255.0 if image.dtype == np.uint8 else image.astype(np.float32)
+    _check_passes(model, passes)
+    layout = lay_out(model, tile)
+    tile, patch = layout.tile, layout.patch
     height, width = image.shape[:2]
-    overlap = tile // 4
-    padded = np.pad(pixels, ((0, max(0, tile - height)), (0, max(0, tile - width)), (0, 0)), mode="edge")
-    corners = [(top, left) for top in tile_starts(height, tile, overlap) for left in tile_starts(width, tile, overlap)]
-    window = blending_window(tile, overlap)
-    total = np.zeros((*padded.shape[:2], 4), np.float32)  # three colours and the uncertainty
-    weight = np.zeros((*padded.shape[:2], 1), np.float32)
-    for start in range(0, len(corners), TILES_AT_ONCE):
-        some = corners[start : start + TILES_AT_ONCE]
-        tiles = np.zeros((TILES_AT_ONCE, tile, tile, 3), np.float32)
-        for i, (top, left) in enumerate(some):
-            tiles[i] = padded[top : top + tile, left : left + tile]
-        outputs = np.concatenate(_restore_tiles(model, params, jnp.asarray(tiles)), axis=-1)
-        for i, (top, left) in enumerate(some):
-            total[top : top + tile, left : left + tile] += window * outputs[i]
-            weight[top : top + tile, left : left + tile] += window
-    blended = (total / weight)[:height, :width]
-    restored = np.clip(blended[..., :3], 0.0, 1.0)
-    if image.dtype == np.uint8:
-        return np.round(restored * 255.0).astype(np.uint8), blended[..., 3]
-    return restored.astype(image.dtype), blended[..., 3]
+    tops, lefts = (tile_starts(-(-length // patch) * patch, layout) for length in (height, width))
+    rows, columns = tops[-1] + tile, lefts[-1] + tile
+    padded = np.pad(image, ((0, rows - height), (0, columns - width), (0, 0)), mode="edge")
+    run = partial(_observe_tiles, model, passes)
+    at_once = tiles_at_once()
+
+    restored = np.empty((height, width, 3), image.dtype)
+    maps = np.empty((height, width, 2 if passes else 1), np.float32)
+    experts: np.ndarray | None = None
+    band = np.zeros((tile, columns, 3 + maps.shape[-1]), np.float32)
+    weights = np.zeros((tile, columns, 1), np.float32)
+    done = 0
+    for i, top in enumerate(tops):
+        for start in range(0, len(lefts), at_once):
+            some = lefts[start : start + at_once]
+            tiles = np.zeros((at_once, tile, tile, 3), np.float32)
+            for j, left in enumerate(some):
+                tiles[j] = _to_float(padded[top : top + tile, left : left + tile])
+            pixels, heaviest = jax.device_get(run(params, jnp.asarray(tiles)))
+            if experts is None:
+                token = tile // heaviest.shape[2]
+                experts = np.zeros((heaviest.shape[1], rows // token, columns // token), np.int32)
+            for j, left in enumerate(some):
+                window = layout.side(tops, i)[:, None, None] * layout.side(lefts, start + j)[:, None]
+                band[:, left : left + tile] += window * pixels[j]
+                weights[:, left : left + tile] += window
+                _put(experts, heaviest[j], (top // token, left // token), layout.overlap // 2 // token)
+            done += len(some)
+            if progress is not None:
+                progress(done, len(tops) * len(lefts))
+        # what the next row of tiles does not reach is final
+        final = (tops[i + 1] if i + 1 < len(tops) else rows) - top
+        seen = slice(top, min(top + final, height))
+        blended = band[: seen.stop - seen.start, :width] / weights[: seen.stop - seen.start, :width]
+        restored[seen] = _like(blended[..., :3], image.dtype)
+        maps[seen] = blended[..., 3:]
+        for kept in (band, weights):
+            kept[: tile - final] = kept[final:].copy()
+            kept[tile - final :] = 0.0
+    assert experts is not None
+    experts = experts[:, : -(-height // token), : -(-width // token)]
+    return Observation(restored, maps[..., 0], experts, token, maps[..., 1] if passes else None)
 
 
-def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
-    """Where tiles begin along a side: evenly spread from 0 to the end, neighbours sharing at least `overlap`."""
-    if length <= tile:
+@partial(jax.jit, static_argnums=(0, 1))
+def _observe_tiles(model, passes: int, params: Any, tiles: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(S, tile, tile, 3) -> (S, tile, tile, 4 or 5): colours, uncertainty, spread; (S, L, h, w) heaviest experts."""
+    restored, aux = model.apply({"params": params}, tiles, train=False)
+    layers = [layer for layer in aux if hasattr(layer, "uncertainty")]
+    if layers:
+        uncertainty = _to_pixels(jnp.mean(jnp.stack([layer.uncertainty for layer in layers]), axis=0), tiles.shape)
+        heaviest = jnp.stack([layer.chosen[..., 0] for layer in layers], axis=1)
+    else:
+        uncertainty = jnp.zeros((*tiles.shape[:3], 1))
+        heaviest = jnp.zeros((tiles.shape[0], 0, 1, 1), jnp.int32)
+    parts = [restored, uncertainty]
+    if passes:
+        parts.append(_spread(model, passes, params, tiles))
+    return jnp.concatenate(parts, axis=-1), heaviest
+
+
+def _to_pixels(tokens: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """(S, h, w) -> (S, tile, tile, 1): each pixel has its token's value."""
+    size = -(-shape[1] // tokens.shape[1])
+    pixels = jnp.repeat(jnp.repeat(tokens, size, axis=1), size, axis=2)
+    return pixels[:, : shape[1], : shape[2], None]
+
+
+def _spread(model, passes: int, params: Any, tiles: jax.Array) -> jax.Array:
+    """(S, tile, tile, 1): standard deviation over passes, in each of which the routers' dropout is drawn once.
+
+    A mask is one for all tokens, so every tile of an image sees the same M networks and their spread has no seams.
+    """
+    # whatever its head, a router's parameters are those of a linear map, and one pass of the stochastic head is a draw
+    sampled = model.clone(router="stochastic", router_passes=1)
+
+    def one_pass(sums, key):
+        restored, _ = sampled.apply({"params": params}, tiles, train=False, rngs={"dropout": key})
+        return (sums[0] + restored, sums[1] + jnp.square(restored)), None
+
+    zeros = jnp.zeros(tiles.shape, jnp.float32)
+    (total, squares), _ = jax.lax.scan(one_pass, (zeros, zeros), jax.random.split(jax.random.key(0), passes))
+    variance = jnp.maximum(squares / passes - jnp.square(total / passes), 0.0) * passes / (passes - 1)
+    return jnp.sqrt(variance).mean(-1, keepdims=True)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How tiles lie over an image, all in pixels.
+
+    Attributes:
+      tile: side of a tile, a multiple of the patch.
+      patch: of the network; 1 for what has none.
+      grid: places where a tile may begin are its multiples.
+      halo: thrown away at a border between tiles.
+      overlap: of neighbours, at least; what is left of it between the halos is blended.
+    """
+
+    tile: int
+    patch: int
+    grid: int
+    halo: int
+    overlap: int
+
+    def side(self, starts: list[int], index: int) -> np.ndarray:
+        """(tile,) float32 weights along one side of the `index`th of the tiles that begin at `starts`: 1 in the middle,
+        0 in the halo where a neighbour lies, half a cosine over the rest of what the two share."""
+        side = np.ones(self.tile, np.float32)
+        if index > 0:
+            edge = self._edge(starts[index - 1] + self.tile - starts[index])
+            side[: len(edge)] = edge
+        if index < len(starts) - 1:
+            edge = self._edge(starts[index] + self.tile - starts[index + 1])
+            side[self.tile - len(edge) :] *= edge[::-1]
+        return side
+
+    def _edge(self, shared: int) -> np.ndarray:
+        blend = shared - 2 * self.halo
+        ramp = 0.5 - 0.5 * np.cos(np.pi * (np.arange(blend) + 0.5) / blend)
+        return np.concatenate([np.zeros(self.halo), ramp])
+
+
+def lay_out(model, tile: int) -> Layout:
+    """The layout for a network.
+
+    The halo holds the receptive field where that is at most a quarter of the tile: then tiled equals untiled. Else it
+    is a sixteenth, which keeps what convolutions see of a tile's border out of the image.
+    """
+    patch = getattr(model, "patch", 1)
+    tile = max(-(-tile // patch), 2 if patch > 1 else 1) * patch
+    reach = model.receptive_field() if hasattr(model, "receptive_field") else None
+    halo = reach if reach is not None and 4 * reach <= tile else tile // 16
+    overlap = max(tile // 4, 2 * halo + tile // 8)
+    windows = patch * (getattr(model, "window", None) or 1)
+    return Layout(tile, patch, windows if windows <= tile - overlap else patch, halo, overlap)
+
+
+def tile_starts(length: int, layout: Layout) -> list[int]:
+    """Where tiles begin along a side of `length` pixels, a multiple of the patch.
+
+    On multiples of the grid, evenly spread from 0 on, neighbours sharing at least the overlap. The last one ends where
+    the image does or, where the grid does not allow that, beyond it.
+    """
+    if length <= layout.tile:
         return [0]
-    count = -(-(length - overlap) // (tile - overlap))
-    return [round(i * (length - tile) / (count - 1)) for i in range(count)]
+    steps = -(-(length - layout.tile) // layout.grid)
+    stride = (layout.tile - layout.overlap) // layout.grid
+    count = -(-steps // stride)
+    return [i * steps // count * layout.grid for i in range(count + 1)]
 
 
-def blending_window(tile: int, overlap: int) -> np.ndarray:
-    """(tile, tile, 1) weights: 1 in the middle, falling as half a cosine over `overlap` pixels, never to 0."""
-    ramp = 0.5 - 0.5 * np.cos(np.pi * (np.arange(overlap) + 0.5) / overlap)
-    side = np.ones(tile)
-    side[:overlap], side[tile - overlap :] = ramp, ramp[::-1]
-    return np.outer(side, side)[..., None].astype(np.float32)
+def tiles_at_once() -> int:
+    """S: a CPU gains nothing from more, and most photographs fill few."""
+    return 2 if jax.default_backend() == "cpu" else 8
+
+
+def _put(experts: np.ndarray, heaviest: np.ndarray, corner: tuple[int, int], margin: int) -> None:
+    """Writes a tile's (L, h, w) into the image's, but for what the tiles above and to the left know better."""
+    inner = [margin if start else 0 for start in corner]
+    rows, columns = (slice(start + skip, start + size) for start, skip, size in
+                     zip(corner, inner, heaviest.shape[1:], strict=True))  # fmt: skip
+    experts[:, rows, columns] = heaviest[:, inner[0] :, inner[1] :]
+
+
+def _to_float(pixels: np.ndarray) -> np.ndarray:
+    full = LARGEST_CHANNELS.get(pixels.dtype.name)
+    return pixels.astype(np.float32) / full if full else pixels.astype(np.float32)
+
+
+def _like(pixels: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Floats as the type that the image had."""
+    pixels = np.clip(pixels, 0.0, 1.0)
+    full = LARGEST_CHANNELS.get(dtype.name)
+    return (np.round(pixels * full) if full else pixels).astype(dtype)
 
 
 def _check(image: np.ndarray, tile: int) -> None:
     if image.ndim != 3 or image.shape[-1] != 3 or 0 in image.shape:
         raise ValueError(f"image must be (H, W, 3) with at least one pixel, not {image.shape}")
-    if image.dtype != np.uint8 and not np.issubdtype(image.dtype, np.floating):
-        raise TypeError(f"image must be uint8 or float in [0, 1], not {image.dtype}")
-    if image.dtype != np.uint8 and not (np.isfinite(image).all() and 0.0 <= image.min() <= image.max() <= 1.0):
+    whole = image.dtype.name in LARGEST_CHANNELS
+    if not whole and not np.issubdtype(image.dtype, np.floating):
+        raise TypeError(f"image must be uint8, uint16 or float in [0, 1], not {image.dtype}")
+    if not whole and not (np.isfinite(image).all() and 0.0 <= image.min() <= image.max() <= 1.0):
         raise ValueError("a float image must hold finite values in [0, 1]; give 0-255 values as uint8")
     if tile < 16:
         raise ValueError(f"tile={tile} is too small: take at least 16 pixels")
+
+
+def _check_passes(model, passes: int) -> None:
+    if passes == 0:
+        return
+    if passes < 2:
+        raise ValueError(f"passes={passes}: a spread takes at least 2; 0 asks for none")
+    if getattr(model, "feed_forward", "dense") == "dense":
+        raise ValueError("passes draw the routers' dropout, and this network has no routers: take passes=0")
+    if model.router_dropout == 0.0:
+        raise ValueError("passes draw the routers' dropout, and this network has router_dropout=0: take passes=0")

@@ -26,6 +26,7 @@ from mofme_jax.models.dispatch import Dispatch, check_dispatch
 from mofme_jax.models.film import Generator
 from mofme_jax.models.layers import Conv3x3, LayerNorm, ResBlock, block_mean, enlarge, patchify, unpatchify
 from mofme_jax.models.moe import FeedForwardKind, Mixture
+from mofme_jax.models.receptive_field import receptive_field
 from mofme_jax.models.router import NormOrder, RouterKind, Routing, check_router
 from mofme_jax.models.vit import Block
 
@@ -119,6 +120,10 @@ class Restorer(nn.Module):
         restored = self._tail(tokens) if self.skip == "none" else self._long_tail(tokens, levels, padded)
         restored = restored[:, :height, :width]
         return restored if train else jnp.clip(restored, 0.0, 1.0), tuple(aux)
+
+    def receptive_field(self) -> int | None:
+        """Pixels on each side that a restored pixel can depend on; None for the whole image."""
+        return receptive_field(self)
 
     def check(self) -> None:
         """Raises ValueError, naming the field and the remedy, where the fields do not make a network."""

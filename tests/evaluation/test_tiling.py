@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import mofme_jax
 from mofme_jax.evaluation import tiling
-from mofme_jax.evaluation.tiling import blending_window, restore_with_uncertainty, tile_starts
+from mofme_jax.evaluation.tiling import Layout, lay_out, observe, restore_with_uncertainty, tile_starts
 from tests.fakes import Gain
 
 RNG = np.random.default_rng(0)
@@ -68,7 +68,7 @@ def test_one_program_serves_every_size():
     for height, width in SIZES:
         mofme_jax.restore(model, IDENTITY, photograph(height, width), tile=16)
         mofme_jax.restore(model, HALF, photograph(width, height) / 255, tile=16)
-    assert Traced.shapes == [(tiling.TILES_AT_ONCE, 16, 16, 3)]
+    assert Traced.shapes == [(tiling.tiles_at_once(), 16, 16, 3)]
     mofme_jax.restore(model, HALF, photograph(3, 3), tile=17)
     assert len(Traced.shapes) == 2
 
@@ -76,7 +76,7 @@ def test_one_program_serves_every_size():
 def test_the_default_tile_is_the_published_crop():
     Traced.shapes.clear()
     mofme_jax.restore(Traced(), IDENTITY, photograph(2, 2))
-    assert Traced.shapes == [(tiling.TILES_AT_ONCE, 240, 240, 3)]
+    assert Traced.shapes == [(tiling.tiles_at_once(), 240, 240, 3)]
 
 
 def test_the_image_given_is_left_as_it_is():
@@ -92,7 +92,7 @@ def test_the_image_given_is_left_as_it_is():
         (np.zeros((4, 4, 4), np.uint8), 16, ValueError, r"not \(4, 4, 4\)"),
         (np.zeros((1, 4, 4, 3), np.uint8), 16, ValueError, r"must be \(H, W, 3\)"),
         (np.zeros((0, 4, 3), np.uint8), 16, ValueError, "at least one pixel"),
-        (np.zeros((4, 4, 3), np.int32), 16, TypeError, "uint8 or float in .*, not int32"),
+        (np.zeros((4, 4, 3), np.int32), 16, TypeError, "uint16 or float in .*, not int32"),
         (np.zeros((4, 4, 3), bool), 16, TypeError, "not bool"),
         (np.full((4, 4, 3), 200.0), 16, ValueError, "give 0-255 values as uint8"),
         (np.full((4, 4, 3), -0.1), 16, ValueError, r"in \[0, 1\]"),
@@ -113,6 +113,7 @@ class Uncertain(nn.Module):
         class Routing:
             def __init__(self, uncertainty):
                 self.uncertainty = uncertainty
+                self.chosen = jnp.zeros((*uncertainty.shape, 1), jnp.int32)
 
         ones = jnp.ones((images.shape[0], 2, 2)) + 0 * images[:, :2, :2, 0]
         return images, (Routing(ones), Routing((3 * ones).at[:, 0, 0].set(5.0)))
@@ -128,34 +129,51 @@ def test_uncertainty_is_the_mean_over_layers_a_value_a_token():
     np.testing.assert_array_equal(none, np.zeros((12, 16)))
 
 
-@given(length=st.integers(1, 2000), tile=st.integers(16, 300))
+@given(
+    tokens=st.integers(1, 200),
+    patch=st.sampled_from([1, 8, 16]),
+    window=st.sampled_from([1, 2, 3]),
+    tile=st.integers(16, 300),
+)
 @settings(deadline=None, max_examples=300)
-def test_tiles_cover_every_pixel_and_share_the_overlap(length, tile):
-    overlap = tile // 4
-    starts = tile_starts(length, tile, overlap)
-    if length <= tile:
-        assert starts == [0]
-        return
+def test_tiles_cover_every_pixel_and_share_the_overlap(tokens, patch, window, tile):
+    class Network:
+        def __init__(self):
+            self.patch, self.window = patch, window
+
+    layout = lay_out(Network(), tile)
+    assert layout.tile >= tile
+    assert layout.tile % patch == 0
+    length = tokens * patch
+    starts = tile_starts(length, layout)
     assert starts[0] == 0
-    assert starts[-1] == length - tile
+    assert all(start % layout.grid == 0 for start in starts)
+    last = starts[-1] + layout.tile
+    assert last >= length
+    if length > layout.tile:
+        assert last - length < layout.grid  # beyond the end only as far as the grid demands
     steps = np.diff(starts)
     assert (steps > 0).all()
-    assert (steps <= tile - overlap).all()  # so neighbours share at least the overlap, and no pixel lies between
-    assert len(starts) == -(-(length - overlap) // (tile - overlap))  # and none is wasted
+    assert (steps <= layout.tile - layout.overlap).all()  # neighbours share at least the overlap, nothing lies between
+    sides = [layout.side(starts, i) for i in range(len(starts))]
+    total = np.zeros(last)
+    for start, side in zip(starts, sides, strict=True):
+        assert (side >= 0).all()
+        total[start : start + layout.tile] += side
+    assert total.min() > 0.25  # there is always one that knows
+    assert sides[0][0] == sides[-1][-1] == 1  # at the image's own border nothing is thrown away
+    for i, side in enumerate(sides):
+        assert i == 0 or (side[: layout.halo] == 0).all()
+        assert i == len(sides) - 1 or (side[layout.tile - layout.halo :] == 0).all()
 
 
-@pytest.mark.parametrize("tile", [16, 17, 96, 240])
-def test_blending_weights_are_positive_and_fall_towards_the_edge_only(tile):
-    overlap = tile // 4
-    window = blending_window(tile, overlap)
-    assert window.shape == (tile, tile, 1)
-    assert window.min() > 0
-    assert (window[overlap : tile - overlap, overlap : tile - overlap] == 1).all()
-    np.testing.assert_array_equal(window, window[::-1, ::-1])
-    middle = window[tile // 2, :, 0]
-    assert (np.diff(middle[:overlap]) > 0).all()
-    # where two tiles share just the overlap, their weights sum to 1
-    np.testing.assert_allclose(middle[tile - overlap :] + middle[:overlap], 1.0, rtol=1e-6)
+def test_neighbours_weights_sum_to_one():
+    layout = Layout(tile=24, patch=1, grid=1, halo=2, overlap=8)
+    assert tile_starts(40, layout) == [0, 16]
+    left, right = layout.side([0, 16], 0), layout.side([0, 16], 1)
+    np.testing.assert_allclose(left[16:] + right[:8], 1.0, rtol=1e-6)
+    assert (np.diff(right[1:7]) > 0).all()
+    np.testing.assert_array_equal(left[:16], 1.0)
 
 
 def test_no_seam_where_tiles_disagree():
@@ -171,3 +189,96 @@ def test_no_seam_where_tiles_disagree():
     assert restored.max() - restored.min() > 0.1
     assert np.abs(np.diff(restored, axis=1)).max() < 0.05
     np.testing.assert_allclose(jax.device_get(restored[0]), restored[-1], rtol=1e-5)
+
+
+def windowed(window: int, depth: int = 2):
+    """A network with a finite receptive field, far from its start, on which everything matters."""
+    model = mofme_jax.build("tiny", window=window if depth else None, depth=depth, dispatch="dense")
+    params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))["params"]
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    moved = [leaf + 0.05 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=True)]
+    return model, jax.tree.unflatten(tree, moved)
+
+
+@pytest.mark.parametrize(("depth", "height", "width"), [(2, 336, 272), (2, 300, 250), (0, 300, 250)])
+def test_tiled_equals_untiled_where_the_halo_holds_the_receptive_field(depth, height, width):
+    model, params = windowed(2, depth)
+    reach = model.receptive_field()
+    tile = 4 * reach
+    image = np.random.default_rng(0).random((height, width, 3), np.float32)
+    whole = np.asarray(jax.jit(lambda x: model.apply({"params": params}, x)[0])(image[None]))[0]
+    tiled = mofme_jax.restore(model, params, image, tile=tile)
+    layout = lay_out(model, tile)
+    assert layout.halo == reach
+    assert len(tile_starts(-(-width // 8) * 8, layout)) > 1  # otherwise nothing is shown
+    assert whole.std() > 0.1
+    difference = np.abs(tiled - whole).max(-1) * 255
+    # a tile that overhangs the image makes up what lies there; the network alone knows that nothing does
+    rows, columns = (
+        length if (length - layout.tile) % layout.grid == 0 else length - reach
+        for length in (-(-height // 8) * 8, -(-width // 8) * 8)
+    )
+    assert difference[:rows, :columns].max() < 0.01
+    # and the halo is what does it
+    thin = Layout(layout.tile, layout.patch, layout.grid, 0, 8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiling, "lay_out", lambda *_: thin)
+        torn = np.abs(mofme_jax.restore(model, params, image, tile=tile) - whole).max(-1) * 255
+    assert torn[:rows, :columns].max() > 1
+
+
+def test_the_spread_is_that_of_the_passes_and_has_no_seams():
+    model, params = windowed(2)
+    image = np.random.default_rng(0).random((40, 56, 3), np.float32)
+    seen = observe(model, params, image, tile=64, passes=4)
+    sampled = model.clone(router="stochastic", router_passes=1)
+    padded = np.pad(image, ((0, 24), (0, 8), (0, 0)), mode="edge")[None]
+    each = [
+        sampled.apply({"params": params}, padded, rngs={"dropout": key})[0][0, :40, :56]
+        for key in jax.random.split(jax.random.key(0), 4)
+    ]
+    np.testing.assert_allclose(seen.spread, np.std(each, axis=0, ddof=1).mean(-1), atol=2e-4)
+    assert seen.spread.max() > 0.01
+    np.testing.assert_array_equal(seen.spread, observe(model, params, image, tile=64, passes=4).spread)
+    assert observe(model, params, image, tile=64).spread is None
+
+
+def test_experts_are_those_of_the_whole_image():
+    model, params = windowed(2)
+    tile = 4 * model.receptive_field()
+    image = np.random.default_rng(0).random((336, 272, 3), np.float32)
+    _, aux = jax.jit(lambda x: model.apply({"params": params}, x))(image[None])
+    seen = observe(model, params, image, tile=tile)
+    whole = np.stack([layer.chosen[0, ..., 0] for layer in aux])
+    assert seen.experts.shape == whole.shape == (2, 42, 34)
+    assert seen.patch == 8
+    assert (seen.experts == whole)[:, :-8, :-8].mean() > 0.999  # but for ties that rounding decides
+    assert len(np.unique(whole)) > 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "passes", "message"),
+    [
+        ({}, 1, "at least 2"),
+        ({"feed_forward": "dense"}, 3, "no routers"),
+        ({"router_dropout": 0.0}, 3, "no router_?|0"),
+    ],
+)
+def test_passes_that_cannot_differ_are_refused(changes, passes, message):
+    with pytest.raises(ValueError, match=message):
+        observe(mofme_jax.build("tiny", **changes), {}, np.zeros((4, 4, 3), np.uint8), passes=passes)
+
+
+def test_sixteen_bits_stay_sixteen():
+    image = np.random.default_rng(0).integers(0, 65536, (20, 40, 3), dtype=np.uint16)
+    restored = mofme_jax.restore(Gain(), IDENTITY, image, tile=16)
+    assert restored.dtype == np.uint16
+    np.testing.assert_array_equal(restored, image)
+
+
+def test_progress_counts_tiles():
+    told = []
+    observe(Gain(), IDENTITY, photograph(60, 70), tile=32, progress=lambda *counts: told.append(counts))
+    assert told[-1] == (9, 9)
+    assert sorted(told) == told

@@ -1,0 +1,71 @@
+"""Pictures of what a network did to a photograph.
+
+Axis glossary: `H W` pixels, `h w` rows and columns of tokens, `E` experts. Pictures are (H, W, 3) uint8.
+"""
+
+import colorsys
+
+import numpy as np
+
+from mofme_jax.viz import heat
+
+_PALETTE = np.array(
+    [
+        (230, 159, 0),
+        (86, 180, 233),
+        (0, 158, 115),
+        (240, 228, 66),
+        (0, 114, 178),
+        (213, 94, 0),
+        (204, 121, 167),
+        (110, 110, 110),
+    ],
+    np.uint8,
+)  # Okabe and Ito's colours, which the colour-blind tell apart; their black, which would hide a photograph, made grey
+
+_DOUBT = np.array((255, 0, 200), np.float32)  # a colour that photographs seldom have
+
+
+def uncertainty_picture(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """(H, W) -> a picture: black at `low` through red and yellow to white at `high`."""
+    return np.round(heat(values, low, high) * 255).astype(np.uint8)
+
+
+def doubt_overlay(restored: np.ndarray, values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """A restored picture, painted over in magenta where it may be invented.
+
+    Args:
+      restored: (H, W, 3) uint8.
+      values: (H, W), of an uncertainty.
+      low, high: nothing is painted up to `low`; from `high` on the paint covers two thirds.
+    """
+    share = np.clip((values - low) / max(high - low, 1e-12), 0.0, 1.0)[..., None] * (2 / 3)
+    return np.round(restored * (1 - share) + _DOUBT * share).astype(np.uint8)
+
+
+def expert_colours(num_experts: int) -> np.ndarray:
+    """(E, 3) uint8: a colour for each expert. The first eight are told apart by the colour-blind too."""
+    golden = (5**0.5 - 1) / 2
+    more = [
+        [
+            round(255 * part)
+            for part in colorsys.hsv_to_rgb(i * golden % 1.0, 0.35 + 0.5 * (i % 2), 0.95 - 0.3 * (i % 3 / 2))
+        ]
+        for i in range(max(0, num_experts - len(_PALETTE)))
+    ]
+    return np.concatenate([_PALETTE, np.array(more, np.uint8).reshape(-1, 3)])[:num_experts]
+
+
+def expert_picture(image: np.ndarray, experts: np.ndarray, patch: int, num_experts: int) -> np.ndarray:
+    """Which expert takes which token: their colours over the photograph in grey.
+
+    Args:
+      image: (H, W, 3) uint8.
+      experts: (h, w) numbers of experts, of one layer; h and w count the patches that cover the image.
+      patch: pixels on a token's side.
+      num_experts: E.
+    """
+    height, width = image.shape[:2]
+    colours = expert_colours(num_experts)[experts].repeat(patch, axis=0).repeat(patch, axis=1)[:height, :width]
+    grey = image.mean(-1, keepdims=True, dtype=np.float32)
+    return np.round(0.5 * colours + 0.5 * grey).astype(np.uint8)
