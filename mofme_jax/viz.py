@@ -52,7 +52,7 @@ class ProgressBar:
     Nothing is shown of what takes less than a second. Use it as a context: leaving it ends the line.
 
     Args:
-      total: what is counted, in all. what: the work, as "checking files".
+      total: what is counted, in all; 0 where that is not known yet. what: the work, as "checking files".
       stream: where to; None is the standard error of the moment.
     """
 
@@ -79,7 +79,9 @@ class ProgressBar:
         self._shown = True
         rate = done / max(now - self._began, 1e-9)
         left = duration((self.total - done) / rate) if rate else "?"
-        line = f"{self.what} {done:,}/{self.total:,} ({done / max(self.total, 1):4.0%})  {rate:,.0f}/s  {left} left"
+        line = f"{self.what} {done:,}"
+        if self.total:
+            line += f"/{self.total:,} ({done / self.total:4.0%})  {rate:,.{0 if rate > 10 else 1}f}/s  {left} left"
         if self._terminal:
             print(f"\r{line:<79}", end="", file=self.stream, flush=True)
         else:

@@ -27,13 +27,16 @@ class Example:
 
 
 def evaluate(
-    restore: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]], cases: Iterable[Case]
+    restore: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
+    cases: Iterable[Case],
+    watch: Callable[[Example], None] | None = None,
 ) -> tuple[dict[str, dict[str, float]], list[Example]]:
     """Scores `restore` over cases.
 
     Args:
       restore: (H, W, 3) uint8 -> restored (H, W, 3) uint8 and uncertainty (H, W).
       cases: see `weather_cases`.
+      watch: is shown each case, restored.
 
     Returns:
       For each group, in order: psnr_input, psnr (dB), ssim_input, ssim, images (their number); an input that equals
@@ -43,7 +46,10 @@ def evaluate(
     examples: dict[str, Example] = {}
     for case in cases:
         restored, uncertainty = restore(case.degraded)
-        examples.setdefault(case.group, Example(case, restored, uncertainty))
+        example = Example(case, restored, uncertainty)
+        examples.setdefault(case.group, example)
+        if watch is not None:
+            watch(example)
         rows.setdefault(case.group, []).append((*_scores(case.degraded, case.target), *_scores(restored, case.target)))
     names = ("psnr_input", "ssim_input", "psnr", "ssim")
     scores = {

@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from mofme_jax.evaluation.calibration import Measured, calibrate, measure, write_calibrations
 from mofme_jax.evaluation.evaluator import PROTOCOL, Example, evaluate
 from mofme_jax.evaluation.tiling import restore_with_uncertainty
 from mofme_jax.training import processes
@@ -22,10 +23,15 @@ def write_report(workdir: Path, model, params, sources: Sources, options: Option
     Every process evaluates, the first writes: so all end together, and none waits longer than the others can bear.
     """
     processes.say("evaluating on photographs never trained on")
+    measured: list[Measured] = []
     scores, examples = evaluate(
         lambda image: restore_with_uncertainty(model, params, image, tile=options.evaluation.tile),
         sources.cases(),
+        lambda seen: measured.append(
+            measure(seen.case.name, seen.case.degraded, seen.restored, seen.case.target, seen.uncertainty)
+        ),
     )
+    calibration = calibrate(measured)
     picture = workdir / "samples" / f"step_{steps}.png"
     report = {
         "scores": scores,
@@ -41,6 +47,7 @@ def write_report(workdir: Path, model, params, sources: Sources, options: Option
     if processes.is_first():
         picture.parent.mkdir(exist_ok=True)
         draw_examples(examples, picture)
+        write_calibrations(workdir, {"routing": calibration})
         write_json(workdir / "report.json", report)
     processes.say(f"\n{score_table(scores)}\n{'mean gain over the weathers':<27}{report['mean_gain']:>+17.2f} dB\n"
                   f"protocol {PROTOCOL}, {steps} steps, {duration(seconds)} of training\n"

@@ -11,7 +11,8 @@ from ml_collections import ConfigDict
 from tensorboardX import SummaryWriter
 
 from mofme_jax.training import processes
-from mofme_jax.training.checkpoint import finite_or_null, write_json, write_whole
+from mofme_jax.training.checkpoint import FOLDER, finite_or_null, write_json, write_whole
+from mofme_jax.training.options import Options, read_options
 
 CONFIG_FILE = "config.json"
 
@@ -59,6 +60,28 @@ def claim_workdir(workdir: Path, config: ConfigDict) -> None:
     does not keep the corrected one out."""
     if processes.is_first():
         write_json(workdir / CONFIG_FILE, _plain(config))
+
+
+def run_folder(path: str | os.PathLike) -> Path:
+    """The absolute folder of a run, from that or one of its checkpoints, `<workdir>/checkpoints/<step>`."""
+    folder = Path(path).expanduser().resolve()
+    return folder.parent.parent if folder.parent.name == FOLDER and folder.name.isdigit() else folder
+
+
+def options_of_run(folder: Path) -> Options:
+    """The options that a run was begun with.
+
+    Raises:
+      FileNotFoundError: the folder is not that of a run.
+      ValueError: its config.json is damaged, or of another version.
+    """
+    file = folder / CONFIG_FILE
+    try:
+        return read_options(ConfigDict(json.loads(file.read_text())))
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(f"no {file}: {folder} is not the folder of a training run") from None
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{file} is not the config of a run: {error}") from None
 
 
 def _plain(config: ConfigDict) -> dict:

@@ -1,0 +1,34 @@
+"""`mofme calibrate`: what a network's uncertainty is worth, in levels of error."""
+
+import argparse
+
+from mofme_jax.commands.arguments import add_weights
+
+
+def add(groups) -> None:
+    """Adds the command to the parser's groups of commands."""
+    calibrate = groups.add_parser(
+        "calibrate",
+        help="turn a run's uncertainty into expected errors",
+        description="Compares uncertainty and error on the images that a run is judged on, and keeps the curve in the "
+        "run's folder, for `mofme restore --uncertainty`. Training does this at its end, but for passes.",
+        allow_abbrev=False,
+    )
+    calibrate.set_defaults(run=_calibrate)
+    add_weights(calibrate)
+    calibrate.add_argument(
+        "--passes", type=int, default=0, metavar="M", help="calibrate the spread of M passes as well (8 is enough)"
+    )
+
+
+def _calibrate(options: argparse.Namespace, _: list[str]) -> int:
+    from mofme_jax.compiled import keep_compiled
+    from mofme_jax.training.calibrating import calibrate_run
+    from mofme_jax.viz import ProgressBar
+
+    keep_compiled()
+    with ProgressBar(0, "images restored") as bar:
+        found = calibrate_run(options.weights, passes=options.passes, progress=bar.update)
+    for calibration in found.values():
+        print(calibration.report())
+    return 0

@@ -1,0 +1,272 @@
+"""How far off a restored pixel may be: evidence of doubt, made expected error where the truth is known.
+
+Axis glossary: `H W` pixels, `n` blocks of an image. Three kinds of evidence, each with a value a pixel: how much the
+network changed the place, the routers' uncertainty, and the spread of passes where they were asked for. Their
+logarithms are weighed by least squares, no weight below 0, against the logarithm of the error; a curve that only rises
+(isotonic regression, Zadrozny and Elkan 2002) takes the sum into levels of error. All of it is learnt on a validation
+set, over blocks of pixels, and judged on photographs left out.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.ndimage import uniform_filter
+from scipy.optimize import lsq_linear
+from scipy.stats import spearmanr
+from sklearn.isotonic import IsotonicRegression
+
+FILE = "uncertainty.json"
+"""In the folder of a run: its calibrations, "routing" and, with passes, "passes"."""
+
+BLOCK = 16
+"""Pixels on the side of the blocks over which evidence and error are compared."""
+
+_BINS = 64
+_LEVEL = 1 / 255
+_LEAST = {"change": _LEVEL, "routing": 1e-3, "spread": 1e-4}  # added before the logarithm: less than this is nothing
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Evidence and error of a restored image, a value a block.
+
+    Attributes:
+      photograph: its name: different weather on one photograph is no independent evidence.
+      evidence: (n,) by kind, see `evidence_of`.
+      error: (n,) mean absolute difference from the truth, in [0, 1].
+    """
+
+    photograph: str
+    evidence: Mapping[str, np.ndarray]
+    error: np.ndarray
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The learnt part: `error` expected at each `score`, both rising, flat beyond the ends; score = sum of weight times
+    log(evidence + least)."""
+
+    weights: dict[str, float]
+    score: tuple[float, ...]
+    error: tuple[float, ...]
+
+    def expected(self, evidence: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Evidence of any shape -> float32 of that shape, mean absolute error expected, in [0, 1]."""
+        parts = [weight * np.log(evidence[name] + _LEAST[name]) for name, weight in self.weights.items()]
+        return np.interp(np.sum(parts, axis=0), self.score, self.error).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A curve, and how good it is.
+
+    Attributes:
+      curve: of all validation images.
+      high: a tenth of the validation set's blocks are expected to be further off than this.
+      images: restored images it rests on. photographs: different ones among them.
+      passes: M of the spread; 0 where it is not used.
+      held_out: whether the figures below are of photographs on which the curve that judges them was not fitted; there
+        must be two for that.
+      within: Spearman's rank correlation of expected and real error over the blocks of an image, mean over images:
+        whether the map tells a picture's bad places from its good ones.
+      pooled: the same over the blocks of all images, which also counts bad pictures told from good ones.
+      alone: `within` of each kind of evidence by itself.
+      gap: mean distance of expected and real error over ten bins of expected error, in [0, 1].
+      typical: mean error of the blocks, in [0, 1]: what `gap` is to be held against.
+    """
+
+    curve: Curve
+    high: float
+    images: int
+    photographs: int
+    passes: int
+    held_out: bool
+    within: float
+    pooled: float
+    alone: dict[str, float]
+    gap: float
+    typical: float
+
+    def report(self) -> str:
+        """What it says of itself, in a few lines."""
+        kinds = ", ".join(f"{name} {value:+.2f}" for name, value in self.alone.items())
+        weights = ", ".join(f"{name} {value:.2f}" for name, value in self.curve.weights.items())
+        where = "on photographs left out" if self.held_out else "on the very photograph it was fitted on"
+        passes = f", with {self.passes} passes" if self.passes else ""
+        return (
+            f"expected error{passes}: {255 * self.curve.error[0]:.1f} to {255 * self.curve.error[-1]:.1f} of 255 "
+            f"levels, from {self.images} images of {self.photographs} photograph(s)\n"
+            f"  {where}: off by {255 * self.gap:.1f} levels where errors are {255 * self.typical:.1f}; rank "
+            f"correlation with the error {self.within:+.2f} within an image, {self.pooled:+.2f} over all\n"
+            f"  each kind of evidence by itself, within an image: {kinds}; weights: {weights}"
+        )
+
+
+def evidence_of(
+    image: np.ndarray, restored: np.ndarray, uncertainty: np.ndarray, spread: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """What speaks for doubt.
+
+    Args:
+      image: (H, W, 3) of any type that `observe` takes, as it was given. restored: the same, restored.
+      uncertainty, spread: (H, W), see `Observation`.
+
+    Returns:
+      By kind, (H, W) float32, means over the `BLOCK` pixels around each: "change", mean absolute difference of image
+      and restored image in [0, 1]; "routing", nats; "spread" in [0, 1] where it is given.
+    """
+    full = float(np.iinfo(image.dtype).max) if np.issubdtype(image.dtype, np.integer) else 1.0
+    change = np.zeros(image.shape[:2], np.float32)
+    for channel in range(3):  # a channel at a time: three of float32 are much of a large photograph
+        change += np.abs(restored[..., channel].astype(np.float32) - image[..., channel].astype(np.float32))
+    found = {"change": change / (3 * full), "routing": uncertainty}
+    if spread is not None:
+        found["spread"] = spread
+    # a running mean may end a rounding below the 0 that it began at
+    return {name: np.maximum(uniform_filter(values, BLOCK, mode="nearest"), 0.0) for name, values in found.items()}
+
+
+def measure(
+    photograph: str,
+    image: np.ndarray,
+    restored: np.ndarray,
+    target: np.ndarray,
+    uncertainty: np.ndarray,
+    spread: np.ndarray | None = None,
+) -> Measured:
+    """Compares the evidence of an image with its error, block by block.
+
+    Args:
+      photograph: its name.
+      image, restored, target: (H, W, 3) uint8.
+      uncertainty, spread: see `evidence_of`.
+    """
+    error = np.abs(restored.astype(np.float32) - target.astype(np.float32)).mean(-1) / 255.0
+    # in the middle of a block the mean around a pixel is the block's
+    evidence = evidence_of(image, restored, uncertainty, spread)
+    return Measured(photograph, {name: _middles(values) for name, values in evidence.items()}, _blocks(error))
+
+
+def calibrate(measured: Sequence[Measured], *, passes: int = 0) -> Calibration:
+    """Fits the curve and judges it.
+
+    Args:
+      measured: of restored images whose truth is known, and which the network was not trained on.
+      passes: M, where spread is among the evidence.
+
+    Raises:
+      ValueError: nothing was measured.
+    """
+    if not measured:
+        raise ValueError("no image to calibrate on: give validation photographs")
+    curve = _fit(measured)
+    names = list(dict.fromkeys(m.photograph for m in measured))
+    held_out = len(names) > 1
+    judges = {name: _fit([m for m in measured if m.photograph != name]) for name in names} if held_out else {}
+    expected = [judges.get(m.photograph, curve).expected(m.evidence) for m in measured]
+    error = np.concatenate([m.error for m in measured])
+    together = np.concatenate(expected)
+    fitted = np.concatenate([curve.expected(m.evidence) for m in measured])
+    bins = np.array_split(np.argsort(together, kind="stable"), min(10, len(together)))
+    return Calibration(
+        curve=curve,
+        high=float(np.quantile(fitted, 0.9)),
+        images=len(measured),
+        photographs=len(names),
+        passes=passes,
+        held_out=held_out,
+        within=float(np.mean([_correlation(e, m.error) for e, m in zip(expected, measured, strict=True)])),
+        pooled=_correlation(together, error),
+        alone={
+            kind: float(np.mean([_correlation(m.evidence[kind], m.error) for m in measured]))
+            for kind in measured[0].evidence
+        },
+        gap=float(np.mean([abs(together[some].mean() - error[some].mean()) for some in bins])),
+        typical=float(error.mean()),
+    )
+
+
+def write_calibrations(folder: Path, found: dict[str, Calibration]) -> Path:
+    """Writes the calibrations of a run. Returns the file."""
+    file = folder / FILE
+    beside = file.with_name(file.name + ".part")
+    beside.write_text(json.dumps({name: asdict(c) for name, c in found.items()}, indent=2, allow_nan=False) + "\n")
+    beside.replace(file)
+    return file
+
+
+def read_calibrations(folder: Path) -> dict[str, Calibration]:
+    """The calibrations of a run; {} where it has none.
+
+    Raises:
+      ValueError: the file is damaged.
+    """
+    file = folder / FILE
+    if not file.is_file():
+        return {}
+    try:
+        return {name: _calibration(fields) for name, fields in json.loads(file.read_text()).items()}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{file} is damaged ({error}): remove it, and run mofme calibrate") from None
+
+
+def _calibration(fields: dict[str, Any]) -> Calibration:
+    curve = fields["curve"]
+    weights = {name: float(curve["weights"][name]) for name in _LEAST if name in curve["weights"]}
+    score, error = (np.asarray(curve[name], np.float64) for name in ("score", "error"))
+    if score.ndim != 1 or not 0 < len(score) == len(error) or (np.diff(score) <= 0).any():
+        raise ValueError("its curve does not rise")
+    read = Calibration(**{**fields, "curve": Curve(weights, tuple(score.tolist()), tuple(error.tolist()))})
+    if not all(np.isfinite([read.high, *score, *error, *weights.values()])):
+        raise ValueError("its numbers are not finite")
+    return read
+
+
+def _fit(measured: Sequence[Measured]) -> Curve:
+    """Weights by least squares in logarithms, then the rising curve over bins of equal numbers."""
+    kinds = list(measured[0].evidence)
+    logs = np.stack(
+        [np.log(np.concatenate([m.evidence[kind] for m in measured]) + _LEAST[kind]) for kind in kinds], axis=-1
+    ).astype(np.float64)
+    error = np.concatenate([m.error for m in measured]).astype(np.float64)
+    wanted = np.log(error + _LEVEL)
+    found = lsq_linear(logs - logs.mean(0), wanted - wanted.mean(), bounds=(0.0, np.inf)).x
+    # a router that knows no uncertainty has weight 0, and no evidence at all would make every score the same
+    weights = {kind: float(weight) for kind, weight in zip(kinds, found, strict=True)}
+    total = logs @ found
+    order = np.argsort(total, kind="stable")
+    bins = np.array_split(order, min(_BINS, len(order)))
+    score = np.array([total[some].mean() for some in bins])
+    rising = IsotonicRegression().fit_transform(
+        score, [error[some].mean() for some in bins], sample_weight=[len(some) for some in bins]
+    )
+    score, first = np.unique(score, return_index=True)
+    return Curve(weights, tuple(score.tolist()), tuple(rising[first].tolist()))
+
+
+def _blocks(values: np.ndarray) -> np.ndarray:
+    """(H, W) -> (n,): means of whole blocks; of the whole image where it has none."""
+    rows, columns = (length // BLOCK for length in values.shape)
+    if not rows or not columns:
+        return np.full(1, values.mean())
+    whole = values[: rows * BLOCK, : columns * BLOCK]
+    return whole.reshape(rows, BLOCK, columns, BLOCK).mean((1, 3)).reshape(-1)
+
+
+def _middles(values: np.ndarray) -> np.ndarray:
+    """(H, W) -> (n,): the values in the middle of whole blocks; the mean where there are none."""
+    rows, columns = (length // BLOCK for length in values.shape)
+    if not rows or not columns:
+        return np.full(1, values.mean())
+    return values[BLOCK // 2 : rows * BLOCK : BLOCK, BLOCK // 2 : columns * BLOCK : BLOCK].reshape(-1)
+
+
+def _correlation(one: np.ndarray, other: np.ndarray) -> float:
+    """Spearman's; 0 where one of the two is the same everywhere, and says nothing."""
+    if np.ptp(one) == 0 or np.ptp(other) == 0:
+        return 0.0
+    return float(spearmanr(one, other).statistic)

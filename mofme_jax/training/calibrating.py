@@ -1,0 +1,51 @@
+"""Calibrating the uncertainty of a run that has ended: on the images it is judged on, with or without passes."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from mofme_jax.evaluation.calibration import Calibration, Measured, calibrate, measure, write_calibrations
+from mofme_jax.evaluation.tiling import observe
+from mofme_jax.training.checkpoint import load
+from mofme_jax.training.sources import open_sources
+from mofme_jax.training.workdir import options_of_run, run_folder
+
+
+def without_spread(m: Measured) -> Measured:
+    """The same, for those who ask for no passes."""
+    return replace(m, evidence={kind: values for kind, values in m.evidence.items() if kind != "spread"})
+
+
+def calibrate_run(
+    weights: str | Path, *, passes: int = 0, progress: Callable[[int], None] | None = None
+) -> dict[str, Calibration]:
+    """Measures what a run's doubts is worth and writes it into the run's folder, for `restore_file` to use.
+
+    Args:
+      weights: the folder of a run, or one of its checkpoints.
+      passes: M, to calibrate with the spread of passes as well.
+      progress: called with the number of images done.
+
+    Returns:
+      The calibrations, "routing" and, with passes, "passes".
+
+    Raises:
+      FileNotFoundError, ValueError: no run there, validation images that will not do, or passes of a network
+        without routers.
+    """
+    folder = run_folder(weights)
+    options = options_of_run(folder)
+    # the images to train on are not read for this
+    sources = open_sources(replace(options, data=replace(options.data, cache_gigabytes=0.0, workers=0, tfds="")))
+    model, params = load(weights)
+    measured = []
+    for done, case in enumerate(sources.cases(), start=1):
+        seen = observe(model, params, case.degraded, tile=options.evaluation.tile, passes=passes)
+        measured.append(measure(case.name, case.degraded, seen.restored, case.target, seen.uncertainty, seen.spread))
+        if progress is not None:
+            progress(done)
+    found = {"routing": calibrate([without_spread(m) for m in measured])}
+    if passes:
+        found["passes"] = calibrate(measured, passes=passes)
+    write_calibrations(folder, found)
+    return found

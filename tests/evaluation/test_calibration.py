@@ -1,0 +1,114 @@
+"""Expected error: on evidence made up, so that what is to be found is known."""
+
+import json
+
+import numpy as np
+import pytest
+
+from mofme_jax.evaluation.calibration import (
+    BLOCK,
+    FILE,
+    Measured,
+    calibrate,
+    evidence_of,
+    measure,
+    read_calibrations,
+    write_calibrations,
+)
+
+RNG = np.random.default_rng(0)
+
+
+def made_up(photograph, informative="change", n=400):
+    """Errors that follow one kind of evidence, which the other knows nothing of."""
+    error = RNG.uniform(0.01, 0.2, n)
+    evidence = {kind: RNG.uniform(0.01, 0.2, n) for kind in ("change", "routing")}
+    evidence[informative] = error**2 * RNG.uniform(0.9, 1.1, n)
+    return Measured(photograph, evidence, error)
+
+
+@pytest.mark.parametrize("informative", ["change", "routing"])
+def test_the_evidence_that_tells_is_found_and_the_error_with_it(informative):
+    found = calibrate([made_up("a", informative), made_up("b", informative)])
+    other = {"change": "routing", "routing": "change"}[informative]
+    assert found.curve.weights[informative] > 10 * found.curve.weights[other]
+    assert found.held_out
+    assert found.within > 0.95
+    assert found.pooled > 0.95
+    assert found.alone[informative] > 0.95 > 0.2 > abs(found.alone[other])
+    assert found.gap < 0.005
+    unseen = made_up("c", informative)
+    np.testing.assert_allclose(found.curve.expected(unseen.evidence).mean(), unseen.error.mean(), rtol=0.05)
+    assert (found.curve.expected(unseen.evidence) > found.high).mean() == pytest.approx(0.1, abs=0.05)
+
+
+def test_evidence_that_misleads_gets_no_weight():
+    error = RNG.uniform(0.01, 0.2, 400)
+    liar = Measured("a", {"change": RNG.uniform(0.1, 0.2, 400), "routing": 0.3 - error}, error)
+    found = calibrate([liar])
+    assert found.curve.weights["routing"] == pytest.approx(0, abs=1e-6)
+    assert not found.held_out
+
+
+def test_a_curve_judged_on_its_own_photograph_flatters_and_one_judged_on_another_does_not():
+    # in one photograph the evidence means the contrary of what it means in the other
+    error = np.linspace(0.01, 0.2, 300)
+    ones = Measured("a", {"change": error}, error)
+    other = Measured("b", {"change": error[::-1]}, error)
+    assert calibrate([ones]).within > 0.99
+    assert calibrate([ones, other]).within < 0.1
+
+
+def test_no_evidence_at_all_is_the_mean_error():
+    flat = Measured("a", {"routing": np.zeros(50)}, np.linspace(0, 0.2, 50))
+    found = calibrate([flat])
+    np.testing.assert_allclose(found.curve.expected({"routing": np.zeros((2, 3))}), 0.1, rtol=1e-6)
+    assert found.within == 0.0
+    with pytest.raises(ValueError, match="no image to calibrate on"):
+        calibrate([])
+
+
+@pytest.mark.parametrize("size", [(1, 1), (BLOCK, BLOCK), (40, 70)])
+def test_blocks_of_error_and_of_evidence_are_the_same_blocks(size):
+    image = RNG.integers(0, 256, (*size, 3), dtype=np.uint8)
+    restored = RNG.integers(0, 256, (*size, 3), dtype=np.uint8)
+    seen = measure("a", image, restored, image, np.full(size, 0.25, np.float32))  # the truth is the input
+    np.testing.assert_allclose(seen.evidence["change"], seen.error, rtol=1e-4)
+    np.testing.assert_allclose(seen.evidence["routing"], 0.25, rtol=1e-5)
+    assert len(seen.error) == max(1, (size[0] // BLOCK) * (size[1] // BLOCK))
+
+
+def test_evidence_is_the_same_at_every_depth():
+    image, restored = (RNG.integers(0, 256, (20, 30, 3), dtype=np.uint8) for _ in range(2))
+    uncertainty, spread = RNG.random((2, 20, 30), np.float32)
+    low = evidence_of(image, restored, uncertainty, spread)
+    high = evidence_of(image.astype(np.uint16) * 257, restored.astype(np.uint16) * 257, uncertainty, spread)
+    floats = evidence_of(image / np.float32(255), restored / np.float32(255), uncertainty, spread)
+    assert set(low) == {"change", "routing", "spread"}
+    for kind, values in low.items():
+        np.testing.assert_allclose(values, high[kind], atol=1e-5)
+        np.testing.assert_allclose(values, floats[kind], atol=1e-5)
+
+
+def test_what_is_written_is_read_back(tmp_path):
+    assert read_calibrations(tmp_path) == {}
+    found = {"routing": calibrate([made_up("a"), made_up("b")]), "passes": calibrate([made_up("a")], passes=4)}
+    write_calibrations(tmp_path, found)
+    assert read_calibrations(tmp_path) == found
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text[:-30],
+        lambda text: "[]",
+        lambda text: text.replace('"score"', '"scare"'),
+        lambda text: json.dumps({"routing": {**json.loads(text)["routing"], "high": None}}),
+        lambda text: text.replace('"score": [', '"score": [1000,').replace('"error": [', '"error": [1,'),
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path, damage):
+    file = write_calibrations(tmp_path, {"routing": calibrate([made_up("a")])})
+    file.write_text(damage(file.read_text()))
+    with pytest.raises(ValueError, match=rf"{FILE} is damaged .*: remove it, and run mofme calibrate"):
+        read_calibrations(tmp_path)
