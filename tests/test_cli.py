@@ -1,6 +1,7 @@
 """The command `mofme`, in this process: what it prints, its exit status, its one-line errors."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from PIL import Image
 from configs import default
 from mofme_jax.cli import main
 from mofme_jax.config_file import read_config
+from mofme_jax.evaluation.calibration import read_calibrations
 from tests.trees import make_tree
 
 ROOT = Path(__file__).parents[1]
@@ -50,6 +52,12 @@ def test_the_doctor_names_what_is_wrong_with_status_1(tmp_path, capsys):
         (["data", "preview", "--count=0"], "count=0"),
         (["data", "preview", "--out=sheet.doc"], "sheet.doc cannot be written"),
         (["data", "preview", "--out=/no/such/sheet.png"], "/no/such/sheet.png cannot be written"),
+        (["params", "huge"], "variant 'huge' is unknown; choose one of tiny, small, base"),
+        (["params", "tiny", "--config=configs/smoke.py"], "a VARIANT or a --config, not both"),
+        (["params", "tiny", "--config.model.num_experts=0"], "num_experts=0"),
+        (["params", "--side=0"], "side=0"),
+        (["calibrate", "--weights=/no/such/run"], "no /no/such/run/config.json"),
+        (["calibrate", "--weights=configs"], "is not the folder of a training run"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_a_line_with_status_2(arguments, message, capsys, monkeypatch):
@@ -127,3 +135,28 @@ def test_commands_wait_for_no_library_they_do_not_need():
     )
     out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT).stdout
     assert out.splitlines()[-1] == "[]"
+
+
+def test_params_counts_a_named_network_outside_the_repository(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["params", "tiny", "--side=32", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["parameters"] == 61_930
+    monkeypatch.chdir(ROOT)
+    assert main(["params", "tiny", "--side=32", "--config.model.num_experts=8"]) == 0
+    assert "used a token" in capsys.readouterr().out
+
+
+def test_calibrate_keeps_what_it_finds_in_the_folder_of_the_run(finished_run, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(finished_run[0], run)
+    assert (run / "uncertainty.json").is_file()  # training ends with it
+    (run / "uncertainty.json").unlink()
+    newest = max((run / "checkpoints").iterdir(), key=lambda step: int(step.name))
+    assert main(["calibrate", "--weights", str(newest), "--passes=2"]) == 0
+    assert "with 2 passes" in capsys.readouterr().out
+    found = read_calibrations(run)
+    assert set(found) == {"routing", "passes"}
+    assert found["routing"] == read_calibrations(finished_run[0])["routing"]
+    assert found["passes"].passes == 2
+    assert main(["calibrate", "--weights", str(run), "--passes=1"]) == 2
+    assert "at least 2" in capsys.readouterr().err
