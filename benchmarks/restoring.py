@@ -86,6 +86,7 @@ def write_photograph(folder: Path, size: tuple[int, int]) -> Path:
 
 
 def china() -> dict[str, np.ndarray]:
+    """A photograph that no run was trained on."""
     return {"china": embedded_photographs("validation")["china"]}
 
 
@@ -146,7 +147,7 @@ def untiled(model, params, image: np.ndarray) -> np.ndarray:
 
 
 def slopes(change: np.ndarray, model) -> tuple[float, float]:
-    """The largest slope across columns of means along 32 rows, in levels a pixel: at borders of tiles, and elsewhere."""
+    """The largest slope across columns of means along 32 rows, levels a pixel: at borders of tiles, and elsewhere."""
     layout = lay_out(model, TILE)
     width = change.shape[1]
     starts = tile_starts(-(-width // layout.patch) * layout.patch, layout)

@@ -4,6 +4,7 @@ Axis glossary: `H W` pixels, `h w` rows and columns of tokens, `E` experts. Pict
 """
 
 import colorsys
+from collections.abc import Callable
 
 import numpy as np
 
@@ -28,7 +29,7 @@ _DOUBT = np.array((255, 0, 200), np.float32)  # a colour that photographs seldom
 
 def uncertainty_picture(values: np.ndarray, low: float, high: float) -> np.ndarray:
     """(H, W) -> a picture: black at `low` through red and yellow to white at `high`."""
-    return np.round(heat(values, low, high) * 255).astype(np.uint8)
+    return _in_strips(lambda strip: np.round(heat(strip, low, high) * 255), values)
 
 
 def doubt_overlay(restored: np.ndarray, values: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -39,8 +40,12 @@ def doubt_overlay(restored: np.ndarray, values: np.ndarray, low: float, high: fl
       values: (H, W), of an uncertainty.
       low, high: nothing is painted up to `low`; from `high` on the paint covers two thirds.
     """
-    share = np.clip((values - low) / max(high - low, 1e-12), 0.0, 1.0)[..., None] * (2 / 3)
-    return np.round(restored * (1 - share) + _DOUBT * share).astype(np.uint8)
+
+    def paint(restored, values):
+        share = np.clip((values - low) / max(high - low, 1e-12), 0.0, 1.0)[..., None] * (2 / 3)
+        return np.round(restored * (1 - share) + _DOUBT * share)
+
+    return _in_strips(paint, restored, values)
 
 
 def expert_colours(num_experts: int) -> np.ndarray:
@@ -66,6 +71,16 @@ def expert_picture(image: np.ndarray, experts: np.ndarray, patch: int, num_exper
       num_experts: E.
     """
     height, width = image.shape[:2]
-    colours = expert_colours(num_experts)[experts].repeat(patch, axis=0).repeat(patch, axis=1)[:height, :width]
-    grey = image.mean(-1, keepdims=True, dtype=np.float32)
-    return np.round(0.5 * colours + 0.5 * grey).astype(np.uint8)
+    of_pixels = experts.repeat(patch, axis=0).repeat(patch, axis=1)[:height, :width]
+    palette = expert_colours(num_experts)
+
+    def paint(image, experts):
+        return np.round(0.5 * palette[experts] + 0.5 * image.mean(-1, keepdims=True, dtype=np.float32))
+
+    return _in_strips(paint, image, of_pixels)
+
+
+def _in_strips(paint: Callable[..., np.ndarray], *arrays: np.ndarray) -> np.ndarray:
+    """What `paint` makes of the arrays, as uint8, some rows at a time: floats of a large one take much memory."""
+    strips = [paint(*(array[top : top + 256] for array in arrays)) for top in range(0, len(arrays[0]), 256)]
+    return np.concatenate([strip.astype(np.uint8) for strip in strips])
