@@ -1,0 +1,76 @@
+"""Where a restored photograph may be wrong: pictures and numbers beside it.
+
+Axis glossary: `H W` pixels, `L` mixture layers, `h w` rows and columns of tokens.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mofme_jax.evaluation.calibration import Calibration, evidence_of, read_calibrations
+from mofme_jax.evaluation.tiling import Observation
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """How far off each pixel may be.
+
+    Attributes:
+      values: (H, W) float32: the mean absolute error expected, in [0, 1]; without a calibration the routers'
+        uncertainty in nats, or the spread of passes in [0, 1].
+      low, high: what a picture of it is drawn between, black and white.
+      paint_from: up to here a photograph is not painted over.
+      legend: what black and white are, for people.
+      evidence: (H, W) by kind, what the values are made of, see `mofme_jax.evaluation.calibration.evidence_of`.
+    """
+
+    values: np.ndarray
+    low: float
+    high: float
+    paint_from: float
+    legend: str
+    evidence: dict[str, np.ndarray]
+
+
+def doubt_of(image: np.ndarray, seen: Observation, calibrations: dict[str, Calibration]) -> Doubt:
+    """Makes a map of what is known about a restored image.
+
+    Args:
+      image: (H, W, 3) as it was given.
+      seen: what came back; with a spread where passes were asked for.
+      calibrations: of the network, by "routing" and "passes"; what there is none for is drawn as it is.
+    """
+    evidence = evidence_of(image, seen.restored, seen.uncertainty, seen.spread)
+    calibration = calibrations.get("routing" if seen.spread is None else "passes")
+    if calibration is not None:
+        high = max(calibration.high, 1e-6)
+        # what is off by no more than is usual is not painted
+        usual = min(calibration.typical, 0.8 * high)
+        legend = f"expected error, 0 (black) to {255 * high:.1f} (white) of 255 levels"
+        return Doubt(calibration.curve.expected(evidence), 0.0, high, usual, legend, evidence)
+    values = evidence["routing"] if seen.spread is None else evidence["spread"]
+    unit = "nats of the routers' uncertainty" if seen.spread is None else "spread of passes"
+    low, usual, high = (float(np.quantile(values, share)) for share in (0.05, 0.75, 0.99))
+    legend = f"{unit}, {low:.3g} (black) to {high:.3g} (white), not calibrated: see mofme calibrate"
+    return Doubt(values, low, high, usual, legend, evidence)
+
+
+def calibrations_of(weights: str | Path) -> dict[str, Calibration]:
+    """The calibrations in the folder of a run, or of one of its checkpoints."""
+    from mofme_jax.training.workdir import run_folder
+
+    return read_calibrations(run_folder(weights))
+
+
+def save_numbers(file, doubt: Doubt, seen: Observation) -> None:
+    """Writes an .npz: `doubt` (H, W) float16 and its evidence by kind; `experts` (L, h, w), `patch`, `legend`.
+
+    Args:
+      file: a path or an open binary file.
+    """
+    arrays = {"doubt": doubt.values, **doubt.evidence}
+    numbers: dict[str, np.ndarray] = {name: values.astype(np.float16) for name, values in arrays.items()}
+    numbers["experts"] = seen.experts.astype(np.uint8 if seen.experts.max(initial=0) < 256 else np.uint16)
+    numbers |= {"patch": np.array(seen.patch), "legend": np.array(doubt.legend)}
+    np.savez_compressed(file, allow_pickle=False, **numbers)
