@@ -95,7 +95,7 @@ def observe(
     image = np.asarray(image)
     tile = TILE if tile is None else tile
     _check(image, tile)
-    _check_passes(model, passes)
+    check_passes(model, passes)
     layout = lay_out(model, tile)
     tile, patch = layout.tile, layout.patch
     height, width = image.shape[:2]
@@ -287,7 +287,8 @@ def _check(image: np.ndarray, tile: int) -> None:
         raise ValueError(f"tile={tile} is too small: take at least 16 pixels")
 
 
-def _check_passes(model, passes: int) -> None:
+def check_passes(model, passes: int) -> None:
+    """Raises ValueError for passes that `observe` cannot make with a network."""
     if passes == 0:
         return
     if passes < 2:

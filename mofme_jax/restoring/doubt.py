@@ -3,13 +3,16 @@
 Axis glossary: `H W` pixels, `L` mixture layers, `h w` rows and columns of tokens.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image, PngImagePlugin
 
 from mofme_jax.evaluation.calibration import Calibration, evidence_of, read_calibrations
 from mofme_jax.evaluation.tiling import Observation
+from mofme_jax.restoring.pictures import uncertainty_picture
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Doubt:
     evidence: dict[str, np.ndarray]
 
 
-def doubt_of(image: np.ndarray, seen: Observation, calibrations: dict[str, Calibration]) -> Doubt:
+def doubt_of(image: np.ndarray, seen: Observation, calibrations: Mapping[str, Calibration]) -> Doubt:
     """Makes a map of what is known about a restored image.
 
     Args:
@@ -63,13 +66,21 @@ def calibrations_of(weights: str | Path) -> dict[str, Calibration]:
     return read_calibrations(run_folder(weights))
 
 
+def save_uncertainty(path: str | Path, doubt: Doubt) -> None:
+    """Writes the picture of it, a PNG that says in its description what black and white are."""
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Description", doubt.legend)
+    Image.fromarray(uncertainty_picture(doubt.values, doubt.low, doubt.high)).save(path, "PNG", pnginfo=text)
+
+
 def save_numbers(file, doubt: Doubt, seen: Observation) -> None:
-    """Writes an .npz: `doubt` (H, W) float16 and its evidence by kind; `experts` (L, h, w), `patch`, `legend`.
+    """Writes an .npz: `doubt` (H, W) float16; its evidence by kind, float16, at every fourth row and column, as it is
+    means over sixteen; `experts` (L, h, w), `patch` in pixels, `legend`.
 
     Args:
       file: a path or an open binary file.
     """
-    arrays = {"doubt": doubt.values, **doubt.evidence}
+    arrays = {"doubt": doubt.values, **{kind: values[::4, ::4] for kind, values in doubt.evidence.items()}}
     numbers: dict[str, np.ndarray] = {name: values.astype(np.float16) for name, values in arrays.items()}
     numbers["experts"] = seen.experts.astype(np.uint8 if seen.experts.max(initial=0) < 256 else np.uint16)
     numbers |= {"patch": np.array(seen.patch), "legend": np.array(doubt.legend)}

@@ -7,6 +7,7 @@ import colorsys
 from collections.abc import Callable
 
 import numpy as np
+from PIL import Image, ImageDraw
 
 from mofme_jax.viz import heat
 
@@ -38,11 +39,11 @@ def doubt_overlay(restored: np.ndarray, values: np.ndarray, low: float, high: fl
     Args:
       restored: (H, W, 3) uint8.
       values: (H, W), of an uncertainty.
-      low, high: nothing is painted up to `low`; from `high` on the paint covers two thirds.
+      low, high: nothing is painted up to `low`; from `high` on the paint covers half.
     """
 
     def paint(restored, values):
-        share = np.clip((values - low) / max(high - low, 1e-12), 0.0, 1.0)[..., None] * (2 / 3)
+        share = np.clip((values - low) / max(high - low, 1e-12), 0.0, 1.0)[..., None] / 2
         return np.round(restored * (1 - share) + _DOUBT * share)
 
     return _in_strips(paint, restored, values)
@@ -78,6 +79,37 @@ def expert_picture(image: np.ndarray, experts: np.ndarray, patch: int, num_exper
         return np.round(0.5 * palette[experts] + 0.5 * image.mean(-1, keepdims=True, dtype=np.float32))
 
     return _in_strips(paint, image, of_pixels)
+
+
+def expert_sheet(image: np.ndarray, experts: np.ndarray, patch: int, num_experts: int) -> Image.Image:
+    """`expert_picture` of each layer, side by side, above the colours of the experts and their shares of the tokens.
+
+    Args:
+      image: (H, W, 3) uint8. experts: (L, h, w). patch, num_experts: see `expert_picture`.
+    """
+    layers = [expert_picture(image, layer, patch, num_experts) for layer in experts]
+    height, width = image.shape[:2]
+    width = max(width, 120)  # room for the words
+    columns = max(1, width // 90)
+    line = 16
+    sheet = Image.new("RGB", (len(layers) * (width + 4), height + line * (1 + -(-num_experts // columns))), "white")
+    draw = ImageDraw.Draw(sheet)
+    for place, (layer, chosen) in enumerate(zip(layers, experts, strict=True)):
+        left = place * (width + 4)
+        sheet.paste(Image.fromarray(layer), (left, 0))
+        draw.text((left + 2, height + 2), f"layer {place}: heaviest expert", fill="black")
+        shares = np.bincount(chosen.reshape(-1), minlength=num_experts) / chosen.size
+        for expert, (colour, share) in enumerate(zip(expert_colours(num_experts), shares, strict=True)):
+            row, column = divmod(expert, columns)
+            x, y = left + 90 * column + 2, height + line * (row + 1)
+            draw.rectangle((x, y + 2, x + 11, y + 13), fill=tuple(colour.tolist()), outline="black")
+            draw.text((x + 16, y + 2), f"{expert}: {share:.0%}", fill="black")
+    return sheet
+
+
+def eight_bits(pixels: np.ndarray) -> np.ndarray:
+    """uint8 or uint16 as uint8."""
+    return (pixels >> 8).astype(np.uint8) if pixels.dtype == np.uint16 else pixels
 
 
 def _in_strips(paint: Callable[..., np.ndarray], *arrays: np.ndarray) -> np.ndarray:
