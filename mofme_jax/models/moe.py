@@ -62,8 +62,11 @@ class Mixture(nn.Module):
     dtype: str | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> tuple[jax.Array, Routing]:
-        """x: (..., D), normalised tokens. Returns (..., D) and the Routing with the same leading axes."""
+    def __call__(self, x: jax.Array, kept: jax.Array | None = None) -> tuple[jax.Array, Routing]:
+        """x: (..., D), normalised tokens. kept: (E,), 0 for an expert that is switched off; None: none is.
+
+        Returns (..., D) and the Routing with the same leading axes.
+        """
         gates, routing = Router(
             self.num_experts,
             self.top_k,
@@ -72,7 +75,7 @@ class Mixture(nn.Module):
             self.router_dropout,
             self.router_passes,
             name="router",
-        )(x)
+        )(x, kept)
         tokens, gates, chosen = (a.reshape(-1, a.shape[-1]) for a in (x, gates.astype(x.dtype), routing.chosen))
         if self.kind == "mofme":
             modulation = ModulatedExperts(

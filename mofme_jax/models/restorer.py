@@ -86,24 +86,31 @@ class Restorer(nn.Module):
     remat: bool = False
 
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool = False) -> tuple[jax.Array, tuple[Routing, ...]]:
+    def __call__(
+        self, images: jax.Array, train: bool = False, kept: jax.Array | None = None
+    ) -> tuple[jax.Array, tuple[Routing, ...]]:
         """Restores a batch.
 
         Args:
           images: (B, H, W, 3) floats in [0, 1], sRGB.
           train: whether dropout is on (it takes its key from the RNG stream "dropout") and the long skip's
             output is left unclipped, so that the loss sees how far outside [0, 1] a pixel lies.
+          kept: (L, E) for L mixture layers, 0 for an expert that is switched off: its gate is 0, and another is chosen
+            in its place where there is one. Its values may be traced: one program serves them all. None: none is off.
 
         Returns:
           restored (B, H, W, 3) in [0, 1], and a Routing for each mixture layer, in order (none when
           `feed_forward="dense"`), whose token axes are (B, h, w).
 
         Raises:
-          ValueError: for fields that do not make a network, or images of another shape.
+          ValueError: for fields that do not make a network, or arrays of another shape.
         """
         self.check()
         if images.ndim != 4 or images.shape[-1] != 3:
             raise ValueError(f"images must be (B, H, W, 3), not {images.shape}")
+        if kept is not None:
+            self._check_kept(jnp.shape(kept))
+            kept = jnp.asarray(kept)
         height, width = images.shape[1:3]
         pads = ((0, 0), (0, -height % self.patch), (0, -width % self.patch), (0, 0))
         padded = jnp.pad(images, pads, mode="edge")
@@ -114,7 +121,7 @@ class Restorer(nn.Module):
         tokens = LayerNorm(dtype=self.dtype, name="embed_norm")(tokens)
         aux = []
         for i in range(self.depth):
-            tokens, routing = self._block(i)(tokens, train)
+            tokens, routing = self._block(i)(tokens, train, None if kept is None else kept[i])
             if routing is not None:
                 aux.append(routing)
         restored = self._tail(tokens) if self.skip == "none" else self._long_tail(tokens, levels, padded)
@@ -157,6 +164,17 @@ class Restorer(nn.Module):
         if self.feed_forward != "dense":
             check_router(self.num_experts, self.top_k, self.router, self.norm_order,
                          self.router_dropout, self.router_passes)  # fmt: skip
+
+    def _check_kept(self, shape: tuple[int, ...]) -> None:
+        if self.feed_forward == "dense":
+            raise ValueError(
+                'kept switches experts off, and a network with feed_forward="dense" has none: leave it out'
+            )
+        if shape != (self.depth, self.num_experts):
+            raise ValueError(
+                f"kept must be (L, E) = ({self.depth}, {self.num_experts}), a row a mixture layer and a column an "
+                f"expert, not {shape}"
+            )
 
     def _strides(self) -> list[int]:
         return [self.stem * 2**i for i in range(len(self.channels))]

@@ -51,9 +51,10 @@ class Routing:
     Attributes:
       gates: (..., E) weight of each expert, exactly 0 where it was not chosen.
       chosen: (..., K) the experts chosen, the heaviest first; equal weights take the lower number first.
-      probs: (..., E) the router's probabilities before the choice.
+      probs: (..., E) the router's probabilities before the choice; 0 for an expert that is switched off, the others'
+        as they were.
       logits: (..., E) expected logits.
-      entropy: (...) nats, of `probs`: between 0 and log E.
+      entropy: (...) nats, of the probabilities with every expert on: between 0 and log E.
       uncertainty: (...) nats: mutual information between choice and router (0 for a linear router).
       load: (E,) share of the choices that fell on each expert; sums to 1.
     """
@@ -147,7 +148,9 @@ def paper_router(x: jax.Array, kernel: jax.Array, dropout_rate: float, passes: i
     return RouterDist(logits.mean(0), logits.var(0), mean, weights, information)
 
 
-def select(weights: jax.Array, top_k: int, norm_order: NormOrder) -> tuple[jax.Array, jax.Array]:
+def select(
+    weights: jax.Array, top_k: int, norm_order: NormOrder, kept: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array]:
     """Keeps each token's K heaviest experts.
 
     Args:
@@ -156,15 +159,21 @@ def select(weights: jax.Array, top_k: int, norm_order: NormOrder) -> tuple[jax.A
       norm_order: "softmax_topk" keeps the weights as they are, so that they sum to less than one (the paper);
         "topk_softmax" divides by their sum, which equals a softmax over the chosen logits (K = 1 then gives
         weight 1 and the router no gradient).
+      kept: (E,) 0 for an expert that is switched off: it weighs 0, and is chosen only where fewer than K are left.
+        None keeps all.
 
     Returns:
       gates (T, E), exactly 0 where not chosen, and chosen (T, K).
     """
-    chosen = by_shard(lambda _, weights: jax.lax.top_k(weights, top_k)[1], None, weights)
-    kept = jax.nn.one_hot(chosen, weights.shape[-1], dtype=weights.dtype).sum(-2)
-    gates = weights * kept
+    # the order is by -inf and not by 0, which would come before the paper head's negative weights
+    order = weights if kept is None else jnp.where(kept != 0, weights, -jnp.inf)
+    weights = weights if kept is None else jnp.where(kept != 0, weights, 0.0)
+    chosen = by_shard(lambda _, order: jax.lax.top_k(order, top_k)[1], None, order)
+    gates = weights * jax.nn.one_hot(chosen, weights.shape[-1], dtype=weights.dtype).sum(-2)
     if norm_order == "topk_softmax":
-        gates = gates / gates.sum(-1, keepdims=True)
+        total = gates.sum(-1, keepdims=True)
+        # of the experts that are left, none may weigh anything
+        gates = gates / (total if kept is None else jnp.where(total > 0, total, 1.0))
     return gates, chosen
 
 
@@ -198,14 +207,15 @@ class Router(nn.Module):
         check_router(self.num_experts, self.top_k, self.kind, self.norm_order, self.dropout_rate, self.passes)
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> tuple[jax.Array, Routing]:
-        """x: (..., D) tokens. Returns gates (..., E) and the Routing."""
+    def __call__(self, x: jax.Array, kept: jax.Array | None = None) -> tuple[jax.Array, Routing]:
+        """x: (..., D) tokens. kept: (E,), see `select`. Returns gates (..., E) and the Routing."""
         self.check()
         kernel = self.param("kernel", nn.initializers.lecun_normal(), (x.shape[-1], self.num_experts))
         # a choice is not continuous, and a variance is a small sum of squares: never in half precision
         tokens = x.reshape(-1, x.shape[-1]).astype(jnp.promote_types(x.dtype, jnp.float32))
         dist = self._distribution(tokens, kernel)
-        gates, chosen = select(dist.weights, self.top_k, self.norm_order)
+        gates, chosen = select(dist.weights, self.top_k, self.norm_order, kept)
+        probs = dist.probs if kept is None else jnp.where(kept != 0, dist.probs, 0.0)
         load = jnp.zeros(self.num_experts).at[chosen.reshape(-1)].add(1.0) / chosen.size
 
         def like_input(a):
@@ -214,7 +224,7 @@ class Router(nn.Module):
         routing = Routing(
             gates=like_input(gates),
             chosen=like_input(chosen),
-            probs=like_input(dist.probs),
+            probs=like_input(probs),
             logits=like_input(dist.mean_logits),
             entropy=like_input(entropy(dist.probs)),
             uncertainty=like_input(dist.mutual_information),

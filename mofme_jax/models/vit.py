@@ -103,15 +103,15 @@ class Block(nn.Module):
     dtype: str | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, Routing | None]:
-        """x: (B, h, w, D). Returns the same shape, and the Routing where there is a mixture."""
+    def __call__(self, x: jax.Array, train: bool, kept: jax.Array | None = None) -> tuple[jax.Array, Routing | None]:
+        """x: (B, h, w, D). kept: see `Mixture`. Returns the same shape, and the Routing where there is a mixture."""
         drop = nn.Dropout(self.dropout, deterministic=not train)
         x = x + drop(self._attend(LayerNorm(dtype=self.dtype, name="attention_norm")(x)))
         y = LayerNorm(dtype=self.dtype, name="feed_forward_norm")(x)
         if self.mixture is None:
             y, routing = FeedForward(self.hidden, self.dtype, name="feed_forward")(y), None
         else:
-            y, routing = self.mixture(y)
+            y, routing = self.mixture(y, kept)
         return x + drop(y), routing
 
     def _attend(self, x: jax.Array) -> jax.Array:

@@ -81,7 +81,7 @@ def _photographs(options: Options) -> Sources:
         training = [ArraySource(embedded_photographs("train"))]
     for source in training:
         _check_sizes(source, data.crop, CROP_REMEDY)
-    validation = _validation(data)
+    validation = validation_photographs(data)
     _check_sizes(validation, WINDOW, WINDOW_REMEDY)
     settings, cache = options.evaluation, _cache()
 
@@ -98,7 +98,7 @@ def _photographs(options: Options) -> Sources:
     return Sources(_in_memory(training, options), cases, paired=False)
 
 
-def _validation(data: DataOptions) -> Source:
+def validation_photographs(data: DataOptions) -> Source:
     """The photographs to be judged by: those named, or validation/ beside those to train on, or the embedded ones.
 
     Raises:

@@ -151,16 +151,19 @@ def test_a_layer_in_half_precision_is_in_half_precision_throughout(method):
 
 
 @pytest.mark.parametrize(
-    ("kind", "generator", "router"),
+    ("kind", "generator", "router", "kept"),
     [
-        ("mofme", "linear", "deterministic"),
-        ("mofme", "low_rank", "stochastic"),
-        ("mofme", "static", "linear"),
-        ("moe", "linear", "stochastic"),
+        ("mofme", "linear", "deterministic", None),
+        ("mofme", "low_rank", "stochastic", None),
+        ("mofme", "static", "linear", None),
+        ("moe", "linear", "stochastic", None),
+        ("mofme", "linear", "deterministic", (1, 0, 1, 1, 1, 0)),
+        ("moe", "linear", "paper", (0, 0, 0, 0, 1, 0)),  # fewer than K are left
     ],
 )
-def test_a_mixture_is_the_same_by_every_method(kind, generator, router):
+def test_a_mixture_is_the_same_by_every_method(kind, generator, router, kept):
     x = jax.random.normal(jax.random.key(0), (3, 7, 12))
+    kept = None if kept is None else jnp.array(kept)
 
     def mixture(method):
         return Mixture(kind, 16, num_experts=6, top_k=2, router=router, generator=generator, rank=3, dispatch=method)
@@ -172,7 +175,7 @@ def test_a_mixture_is_the_same_by_every_method(kind, generator, router):
 
     def loss(method):
         return jax.jit(
-            jax.value_and_grad(lambda p, x: (mixture(method).apply({"params": p}, x)[0] ** 2).mean(), (0, 1))
+            jax.value_and_grad(lambda p, x: (mixture(method).apply({"params": p}, x, kept)[0] ** 2).mean(), (0, 1))
         )
 
     expected = loss("dense")(params, x)
@@ -182,6 +185,9 @@ def test_a_mixture_is_the_same_by_every_method(kind, generator, router):
         got = loss(method)(params, x)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), got, expected)
     assert jnp.abs(expected[1][0]["router"]["kernel"]).max() > 1e-4
+    if kept is not None:
+        for gradient in jax.tree.leaves(expected[1][0]["modulation" if kind == "mofme" else "experts"]):
+            np.testing.assert_array_equal(np.abs(gradient).reshape(6, -1).max(1) > 0, kept == 1)
 
 
 def test_chosen_experts_alone_are_computed():

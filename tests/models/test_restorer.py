@@ -219,3 +219,58 @@ def test_blocks_computed_again_give_the_same_gradients():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), kept(params), again(params))
     assert "remat" in str(jax.make_jaxpr(again)(params))
     assert "remat" not in str(jax.make_jaxpr(kept)(params))
+
+
+def test_keeping_every_expert_is_saying_nothing():
+    model = least(num_experts=3, depth=2, remat=True)
+    params = any_params(model)
+    apply = jax.jit(model.apply)
+    told = apply({"params": params}, IMAGES, kept=np.ones((2, 3)))
+    chex.assert_trees_all_equal(told, apply({"params": params}, IMAGES))
+    second_off = apply({"params": params}, IMAGES, kept=np.array([[1, 1, 1], [0, 1, 1.0]]))
+    chex.assert_trees_all_equal(second_off[1][0], told[1][0])
+    assert (second_off[1][1].chosen != 0).all()
+    assert (told[1][1].chosen == 0).any()
+
+
+@pytest.mark.parametrize("feed_forward", ["moe", "mofme"])
+@pytest.mark.parametrize(
+    "router", [dict(top_k=2), dict(top_k=3), dict(norm_order="topk_softmax"), dict(router="paper")], ids=str
+)
+def test_an_expert_switched_off_has_no_say(feed_forward, router):
+    model = least(feed_forward=feed_forward, num_experts=3, **router)
+    params = jax.tree.map(jnp.asarray, any_params(model))
+
+    @jax.jit
+    def apply(params, kept):
+        return model.apply({"params": params}, IMAGES, kept=kept)
+
+    on = jnp.ones((1, 3))
+    with_all, (routing,) = apply(params, on)
+    expert = int(routing.load.argmax())
+    other = jax.tree_util.tree_map_with_path(
+        lambda path, x: x.at[expert].add(1.0) if any(getattr(entry, "key", "") == "experts" for entry in path) else x,
+        params,
+    )
+    assert (with_all != apply(other, on)[0]).any()
+
+    off = on.at[0, expert].set(0.0)
+    restored, (routing,) = apply(params, off)
+    np.testing.assert_array_equal(restored, apply(other, off)[0])
+    assert (restored != with_all).any()
+    assert (routing.gates[..., expert] == 0).all()
+    assert model.top_k == 3 or (routing.chosen != expert).all()
+    assert apply._cache_size() == 1  # the values of `kept` are no part of the program
+
+
+@pytest.mark.parametrize(
+    ("fields", "kept", "said"),
+    [
+        (dict(), np.ones((2, 4)), r"\(L, E\) = \(1, 4\).*not \(2, 4\)"),
+        (dict(), np.ones(4), r"not \(4,\)"),
+        (dict(feed_forward="dense"), np.ones((1, 4)), 'feed_forward="dense"'),
+    ],
+)
+def test_experts_that_are_not_there_cannot_be_switched_off(fields, kept, said):
+    with pytest.raises(ValueError, match=said):
+        jax.eval_shape(lambda: least(**fields).init(KEY, IMAGES, kept=kept))

@@ -157,6 +157,52 @@ def test_a_token_does_not_depend_on_its_batch(kind):
     np.testing.assert_allclose(alone, together, atol=2e-3 if kind == "paper" else 1e-6)
 
 
+@pytest.mark.parametrize("kind", ["linear", "deterministic", "stochastic", "paper"])
+def test_an_expert_switched_off_is_not_chosen(kind):
+    router = Router(6, 2, kind, dropout_rate=0.3)
+    params = jax.jit(router.init)(KEY, X)
+    apply = jax.jit(router.apply)
+    all_on = apply(params, X, jnp.ones(6))[1]
+    chex.assert_trees_all_equal(all_on, apply(params, X)[1])
+    favourite = int(jnp.argmax(all_on.load))
+    gates, routing = apply(params, X, jnp.ones(6).at[favourite].set(0))
+    assert (all_on.chosen == favourite).any()
+    assert not (routing.chosen == favourite).any()
+    for off in (gates, routing.probs):
+        np.testing.assert_array_equal(off[:, favourite], 0.0)
+    others = np.arange(6) != favourite
+    np.testing.assert_array_equal(routing.probs[:, others], all_on.probs[:, others])
+    chex.assert_trees_all_equal(routing.entropy, all_on.entropy)
+
+
+def test_switching_off_what_is_not_chosen_changes_no_gate():
+    probs = linear_router(X, 3 * W).probs.at[:, 2].set(1e-6)
+    for norm_order in ("softmax_topk", "topk_softmax"):
+        without = select(probs, 3, norm_order, jnp.ones(6).at[2].set(0))
+        chex.assert_trees_all_equal(without, select(probs, 3, norm_order))
+
+
+def test_the_next_heaviest_takes_the_place_of_one_switched_off():
+    probs = jnp.array([[0.1, 0.4, 0.2, 0.3]])
+    kept = jnp.array([1, 0, 1, 1])
+    gates, chosen = select(probs, 2, "softmax_topk", kept)
+    np.testing.assert_array_equal(gates, jnp.array([[0.0, 0.0, 0.2, 0.3]]))
+    np.testing.assert_array_equal(chosen, [[3, 2]])
+    np.testing.assert_allclose(select(probs, 2, "topk_softmax", kept)[0], [[0.0, 0.0, 0.4, 0.6]], rtol=1e-6)
+    signed, chosen = select(jnp.array([[-0.1, 0.5, -0.4]]), 2, "softmax_topk", jnp.array([1, 0, 1]))
+    np.testing.assert_array_equal(signed, jnp.array([[-0.1, 0.0, -0.4]]))
+    np.testing.assert_array_equal(chosen, [[0, 2]])
+
+
+def test_switched_off_among_all_chosen_it_weighs_nothing():
+    probs = jnp.array([[0.1, 0.4, 0.5], [0.0, 1.0, 0.0]])
+    kept = jnp.array([1, 0, 1])
+    gates, chosen = select(probs, 3, "topk_softmax", kept)
+    np.testing.assert_allclose(gates, [[1 / 6, 0.0, 5 / 6], [0.0, 0.0, 0.0]], rtol=1e-6)  # and no 0 / 0
+    np.testing.assert_array_equal(chosen[:, -1], 1)
+    np.testing.assert_array_equal(select(probs, 3, "softmax_topk", jnp.zeros(3))[0], 0.0)
+
+
 def test_load_counts_the_choices():
     router = Router(6, 2)
     routing = jax.jit(router.apply)(jax.jit(router.init)(KEY, X), X)[1]
