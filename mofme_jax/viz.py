@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Self, TextIO
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 
 class Progress:
@@ -52,7 +52,7 @@ class ProgressBar:
     Nothing is shown of what takes less than a second. Use it as a context: leaving it ends the line.
 
     Args:
-      total: what is counted, in all; 0 where that is not known yet. what: the work, as "checking files".
+      total: what is counted, in all; 0 while that is not known. what: the work, as "checking files".
       stream: where to; None is the standard error of the moment.
     """
 
@@ -78,10 +78,12 @@ class ProgressBar:
         self._next = now + (0.2 if self._terminal else 10.0)
         self._shown = True
         rate = done / max(now - self._began, 1e-9)
-        left = duration((self.total - done) / rate) if rate else "?"
-        line = f"{self.what} {done:,}"
+        shown = f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.2g}/s"
         if self.total:
-            line += f"/{self.total:,} ({done / self.total:4.0%})  {rate:,.{0 if rate > 10 else 1}f}/s  {left} left"
+            left = duration((self.total - done) / rate) if rate else "?"
+            line = f"{self.what} {done:,}/{self.total:,} ({done / self.total:4.0%})  {shown}  {left} left"
+        else:
+            line = f"{self.what} {done:,}  {shown}"
         if self._terminal:
             print(f"\r{line:<79}", end="", file=self.stream, flush=True)
         else:
@@ -161,3 +163,51 @@ def heat(values: np.ndarray, low: float, high: float) -> np.ndarray:
     """(H, W) -> (H, W, 3) in [0, 1]: black at `low` through red and yellow to white at `high`."""
     x = np.clip((values - low) / max(high - low, 1e-12), 0.0, 1.0)[..., None]
     return np.clip(3.0 * x - np.arange(3.0), 0.0, 1.0)
+
+
+def error_sheet(
+    rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], captions: Sequence[str], judged: int, path: Path
+) -> None:
+    """Writes pictures beside the truth and maps of their errors, a row an image, each image scaled to fit its place.
+
+    An error is the mean over the channels of the absolute difference to the truth, on one scale for all rows: from 0
+    (black) through red and yellow to the 99.5th percentile of the row where that is largest (white).
+
+    Args:
+      rows: pictures and, last, the truth: (H, W, 3), uint8, or float in [0, 1], of one size in a row.
+      titles: of these columns.
+      captions: a line for each row.
+      judged: how many of the pictures, the last ones, get a map.
+      path: the image file; its suffix is the format.
+
+    Raises:
+      ValueError: a suffix that is no image format.
+    """
+    floats = [[image / 255.0 if image.dtype == np.uint8 else image for image in row] for row in rows]
+    errors = [[np.abs(picture - row[-1]).mean(-1) for picture in row[-1 - judged : -1]] for row in floats]
+    most = max(1 / 255, *(float(np.percentile(error, 99.5)) for row in errors for error in row))
+    drawn = [[*row, *(heat(error, 0.0, most) for error in some)] for row, some in zip(floats, errors, strict=True)]
+    scale = f"0 (black) to {most * 255:.0f} levels (white)"
+    heads = [
+        *titles,
+        *(f"error of {title}, {scale}" if judged > 1 else f"error, {scale}" for title in titles[-1 - judged : -1]),
+    ]
+
+    width, tallest, line, gap = 320, 480, 18, 6
+    font = ImageFont.load_default(13)
+    fitted = []
+    for images in drawn:
+        pixels = [Image.fromarray(np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)) for image in images]
+        fitted.append([ImageOps.contain(image, (width, tallest)) for image in pixels])
+    heights = [max(image.height for image in images) + line + 2 * gap for images in fitted]
+    sheet = Image.new("RGB", (gap + len(heads) * (width + gap), line + gap + sum(heights)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for j, head in enumerate(heads):
+        draw.text((gap + j * (width + gap), 4), head, fill="black", font=font)
+    top = line + gap
+    for parts, caption, height in zip(fitted, captions, heights, strict=True):
+        for j, part in enumerate(parts):
+            sheet.paste(part, (gap + j * (width + gap), top))
+        draw.text((gap, top + height - line - 2 * gap + 1), caption, fill="black", font=font)
+        top += height
+    sheet.save(path)

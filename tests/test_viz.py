@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from mofme_jax import viz
-from mofme_jax.viz import Progress, duration, heat, picture_sheet, score_table
+from mofme_jax.viz import Progress, ProgressBar, duration, error_sheet, heat, picture_sheet, score_table
 
 
 @pytest.fixture
@@ -45,6 +45,24 @@ def test_progress_goes_to_the_standard_output_of_the_moment(capsys):
     assert capsys.readouterr().out.startswith("step 1/10 ( 10%)")
 
 
+def test_the_line_of_a_count(clock):
+    stream = io.StringIO()
+    with ProgressBar(40, "scoring images", stream) as bar:
+        for seconds, done in ((0.5, 5), (2, 20), (5, 30), (20, 40)):
+            clock[0] = 100.0 + seconds
+            bar.update(done)
+    assert stream.getvalue().splitlines() == [
+        "scoring images 20/40 ( 50%)  10/s  0:02 left",
+        "scoring images 40/40 (100%)  2/s  0:00 left",
+    ]
+    stream = io.StringIO()
+    clock[0] = 100.0
+    bar = ProgressBar(0, "scoring images", stream)  # of images that are made as they are asked for
+    clock[0] += 4
+    bar.update(3)
+    assert stream.getvalue() == "scoring images 3  0.75/s\n"
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(0, "0:00"), (0.4, "0:00"), (59.6, "1:00"), (95, "1:35"), (3599, "59:59"), (3700, "1:01:40"), (36000, "10:00:00")],
@@ -79,6 +97,29 @@ def test_the_sheet_of_pictures(tmp_path):
             assert (sheet[top : top + 20, left : left + 30] == expected).all()
     assert (sheet[:18] < 255).any()  # titles
     assert (sheet[38:56] < 255).any()  # and names are written
+
+
+def test_the_sheet_of_errors(tmp_path):
+    truth = np.full((60, 640, 3), 100, np.uint8)
+    floats = np.full((300, 200, 3), 0.5)
+    worse, half = truth.copy(), truth.copy()
+    worse[:, 320:] += np.uint8(80)  # on the right, all three channels
+    half[:, 320:, 0] += np.uint8(120)  # one of the three: 40 on the mean
+    rows = [[worse, half, truth], [floats, floats, floats]]
+    error_sheet(rows, ["A", "B", "truth"], ["one", "two"], 2, tmp_path / "sheet.png")
+    with Image.open(tmp_path / "sheet.png") as image:
+        sheet = np.asarray(image)
+    assert sheet.shape == (24 + (30 + 30) + (480 + 30), 6 + 5 * 326, 3)
+    for column, value in enumerate((180, (220, 100, 100), 100)):
+        assert (sheet[24:54, 6 + column * 326 + 200 : 6 + column * 326 + 310] == value).all()
+    for column, colour in ((3, (255, 255, 255)), (4, (255, 128, 0))):  # 80 levels are the scale's end, 40 its middle
+        left = 6 + column * 326
+        assert (sheet[24:54, left : left + 150] == 0).all()
+        assert (sheet[24:54, left + 170 : left + 310] == colour).all()
+    assert (sheet[84:564, 6:326] == 128).all()  # the second row, as high as it may be
+    assert (sheet[:24] < 255).any()
+    assert (sheet[54:84] < 255).any()
+    assert (sheet[564:] < 255).any()
 
 
 def test_a_row_more_than_names_is_an_error(tmp_path):
