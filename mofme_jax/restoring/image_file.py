@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image
 
-from mofme_jax.restoring import deep, metadata, tiff
+from mofme_jax.restoring import bmp, deep, metadata, tiff
 
 SUFFIXES = {
     ".jpg": "JPEG",
@@ -152,7 +152,7 @@ def _write(image_file: ImageFile, colours: np.ndarray, path: Path) -> None:
         elif image_file.format == "TIFF":
             tiff.write_tiff(file, colours, options)
         elif image_file.format == "BMP" and colours.shape[-1] == 4:
-            _write_transparent_bmp(file, colours, options)
+            bmp.write_transparent_bmp(file, colours, options)
         else:
             picture = Image.fromarray(colours[..., 0] if colours.shape[-1] == 1 else colours)
             picture.save(file, image_file.format, **options)
@@ -271,14 +271,3 @@ def _luma(pixels: np.ndarray) -> np.ndarray:
     """(H, W, 3) -> (H, W) of the same dtype; of three equal values, exactly that value."""
     red, green, blue = (np.float32(w) * pixels[..., i] for i, w in enumerate((0.299, 0.587, 0.114)))
     return np.round(red + green + blue).astype(pixels.dtype)
-
-
-def _write_transparent_bmp(file, colours: np.ndarray, options: dict[str, Any]) -> None:
-    """(H, W, 4) uint8 with the header that says where alpha is, which Pillow reads and does not write."""
-    height, width = colours.shape[:2]
-    resolution = [round(dots / 0.0254) for dots in options.get("dpi", (0, 0))]
-    size = colours.size
-    file.write(struct.pack("<2sIII", b"BM", 14 + 108 + size, 0, 14 + 108))
-    file.write(struct.pack("<IiiHHIIiiII", 108, width, height, 1, 32, 3, size, *resolution, 0, 0))
-    file.write(struct.pack("<4I4s48x", 0xFF0000, 0xFF00, 0xFF, 0xFF000000, b"BGRs"))
-    file.write(np.ascontiguousarray(colours[::-1, :, [2, 1, 0, 3]]).tobytes())
