@@ -29,8 +29,16 @@ def add(groups) -> None:
 
 def _demo(options: argparse.Namespace, _: list[str]) -> int:
     from mofme_jax.restoring.demo import check, serve
+    from mofme_jax.restoring.doubt import calibrations_of
 
     check(options.host, options.port, options.max_megapixels)  # before the weights are read
     model, params = load_weights(options)
-    serve(model, params, host=options.host, port=options.port, max_megapixels=options.max_megapixels)
+    serve(
+        model,
+        params,
+        calibrations=calibrations_of(options.weights),
+        host=options.host,
+        port=options.port,
+        max_megapixels=options.max_megapixels,
+    )
     return 0

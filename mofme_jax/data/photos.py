@@ -101,7 +101,8 @@ _ON_ITS_SIDE = (5, 6, 7, 8)
 def _photograph(path: Path) -> Iterator[Image.Image]:
     """The file opened by Pillow; whatever is wrong with it there or inside the block, as an error that names it."""
     try:
-        with Image.open(path, formats=_FORMATS) as image:
+        # from an open file: one that Pillow opens it may map into memory, and then scrambles TIFFs on their side
+        with path.open("rb") as file, Image.open(file, formats=_FORMATS) as image:
             if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
                 raise Image.DecompressionBombError(f"{image.width}x{image.height} pixels")
             yield image

@@ -9,10 +9,12 @@ import signal
 import socket
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
+from mofme_jax.evaluation.calibration import Calibration
 from mofme_jax.restoring import demo_page
 from mofme_jax.restoring.demo_page import build_page
 from mofme_jax.restoring.demo_work import warm_up
@@ -52,7 +54,14 @@ def is_loopback(host: str) -> bool:
 
 @contextmanager
 def opened(
-    model, params, *, host: str = "127.0.0.1", port: int = 7860, max_megapixels: float = 24.0, tile: int | None = None
+    model,
+    params,
+    *,
+    calibrations: Mapping[str, Calibration] = MappingProxyType({}),
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    max_megapixels: float = 24.0,
+    tile: int | None = None,
 ) -> Iterator[str]:
     """The page, served while the context lasts: its address.
 
@@ -66,7 +75,7 @@ def opened(
         os.environ[name] = ",".join(filter(None, [os.environ.get(name), host, "localhost"]))
     with tempfile.TemporaryDirectory(prefix="mofme-demo-", ignore_cleanup_errors=True) as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder = str(Path(folder).resolve())
-        page = build_page(model, params, max_megapixels=max_megapixels, tile=tile)
+        page = build_page(model, params, calibrations=calibrations, max_megapixels=max_megapixels, tile=tile)
         names = ("127.0.0.1", "localhost", "::1", host) if is_loopback(host) else None
         gate = Middleware(Gate, folder=folder, hosts=names)
         page.launch(
@@ -96,12 +105,20 @@ def opened(
 
 
 def serve(
-    model, params, *, host: str = "127.0.0.1", port: int = 7860, max_megapixels: float = 24.0, tile: int | None = None
+    model,
+    params,
+    *,
+    calibrations: Mapping[str, Calibration] = MappingProxyType({}),
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    max_megapixels: float = 24.0,
+    tile: int | None = None,
 ) -> None:
     """Serves the page until it is interrupted, after compiling the network; for the main thread.
 
     Args:
       model, params: a trained restorer, see `mofme_jax.load`.
+      calibrations: of the network, see `mofme_jax.restoring.doubt`.
       host: where to listen; everyone who can reach an address other than the loopback's can use the page.
       port: of the address.
       max_megapixels: millions of pixels an uploaded photograph may have.
@@ -117,6 +134,9 @@ def serve(
         print(f"warning: everyone who can reach {host} can use this page; it asks for no password", flush=True)
     print("compiling the network ...", flush=True)
     warm_up(model, params, tile)
-    with opened(model, params, host=host, port=port, max_megapixels=max_megapixels, tile=tile) as url:
+    page = opened(
+        model, params, calibrations=calibrations, host=host, port=port, max_megapixels=max_megapixels, tile=tile
+    )
+    with page as url:
         print(f"open {url} in a browser; Ctrl-C ends it", flush=True)
         threading.Event().wait()

@@ -3,7 +3,9 @@
 import html
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before Gradio is imported: it asks for newer versions of itself
@@ -15,6 +17,7 @@ except ImportError as error:
 
 from mofme_jax.data.photos import SUFFIXES, embedded_photographs
 from mofme_jax.data.weather import WEATHERS, severity_ranges
+from mofme_jax.evaluation.calibration import Calibration
 from mofme_jax.restoring import demo_work as work
 
 WAITING = 8
@@ -42,11 +45,19 @@ is sent anywhere else.
 """
 
 
-def build_page(model, params, *, max_megapixels: float = 24.0, tile: int | None = None) -> gr.Blocks:
+def build_page(
+    model,
+    params,
+    *,
+    calibrations: Mapping[str, Calibration] = MappingProxyType({}),
+    max_megapixels: float = 24.0,
+    tile: int | None = None,
+) -> gr.Blocks:
     """The page, not yet served.
 
     Args:
       model, params: a trained restorer, see `mofme_jax.load`.
+      calibrations: of the network, see `mofme_jax.restoring.doubt`.
       max_megapixels: millions of pixels an uploaded photograph may have.
       tile: pixels on a tile's side; None: the default.
     """
@@ -91,7 +102,7 @@ def build_page(model, params, *, max_megapixels: float = 24.0, tile: int | None 
         yield {preview: gr.Image(visible=True), results: gr.Column(visible=False), maps: gr.Row(visible=False)}
         progress(0.0, desc="preparing the photograph")
         clean, degraded = weathered(source, weathers, seed, values)
-        outcome = work.restoration(model, params, clean, degraded, tile=tile, progress=tell)
+        outcome = work.restoration(model, params, clean, degraded, calibrations=calibrations, tile=tile, progress=tell)
         folder = Path(tempfile.mkdtemp(dir=download.GRADIO_CACHE))  # which the server hands out files of
         file = work.save_png(outcome.restored, folder / f"{Path(source).stem}_restored.png")
         yield {
@@ -157,7 +168,7 @@ def build_page(model, params, *, max_megapixels: float = 24.0, tile: int | None 
                         download = gr.DownloadButton("Download", size="md", scale=0, min_width=130, elem_id="download")
         with gr.Row(visible=False) as maps:
             with gr.Column(scale=1, min_width=300):
-                doubt = gr.Image(label="Uncertainty of the routers", buttons=[], format="png", elem_id="doubt")
+                doubt = gr.Image(label="Where it may be wrong", buttons=[], format="png", elem_id="doubt")
                 doubt_legend = gr.HTML(elem_id="doubt-legend", elem_classes="note")
             with gr.Column(scale=2, min_width=480):
                 experts = gr.Gallery(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +15,10 @@ from PIL import Image
 
 from mofme_jax.data.photos import header_size, read_photograph
 from mofme_jax.data.weather import WEATHERS, degrade
+from mofme_jax.evaluation.calibration import Calibration
 from mofme_jax.evaluation.metrics import psnr
 from mofme_jax.evaluation.tiling import TILE, Observation, observe
+from mofme_jax.restoring.doubt import doubt_of
 from mofme_jax.restoring.pictures import expert_colours, expert_picture, uncertainty_picture
 
 SEVERITIES = {
@@ -103,7 +106,7 @@ class Outcome:
     Attributes:
       restored: uint8 (H, W, 3).
       facts: HTML: size, time, and PSNR where the truth is known.
-      doubt: uint8 (h, w, 3), the routers' uncertainty; None for a network whose routers know none.
+      doubt: uint8 (h, w, 3), where it may be wrong; None where nothing is known of that.
       doubt_legend: HTML: what its colours mean.
       experts: for each mixture layer, which expert each token takes as uint8 (h, w, 3), and the layer's name.
       experts_legend: HTML: the experts' colours.
@@ -123,6 +126,7 @@ def restoration(
     clean: np.ndarray,
     degraded: np.ndarray,
     *,
+    calibrations: Mapping[str, Calibration] = MappingProxyType({}),
     tile: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Outcome:
@@ -132,6 +136,7 @@ def restoration(
       model, params: the network, see `mofme_jax.restore`.
       clean: uint8 (H, W, 3); the very array `degraded` where no truth is known.
       degraded: uint8 (H, W, 3).
+      calibrations: of the network, see `mofme_jax.restoring.doubt`; without one, doubt is the routers' uncertainty.
       tile: pixels on a tile's side; None: the default.
       progress: called with the tiles that are done, and all of them.
     """
@@ -142,19 +147,26 @@ def restoration(
     if degraded is not clean:
         before, after = (float(psnr(_unit(image), _unit(clean))) for image in (degraded, seen.restored))
         facts = f"PSNR {before:.2f} dB with the weather, <b>{after:.2f} dB restored</b><br>{facts}"
-    return Outcome(seen.restored, facts, *_doubt(seen), *_experts(seen, degraded, model))
+    return Outcome(seen.restored, facts, *_doubt(seen, degraded, calibrations), *_experts(seen, degraded, model))
 
 
-def _doubt(seen: Observation) -> tuple[np.ndarray | None, str]:
-    """The uncertainty's picture and the HTML of its scale."""
-    low, high = float(seen.uncertainty.min()), float(seen.uncertainty.max())
+def _doubt(
+    seen: Observation, degraded: np.ndarray, calibrations: Mapping[str, Calibration]
+) -> tuple[np.ndarray | None, str]:
+    """The picture of doubt and the HTML of its scale."""
+    if calibrations:
+        doubt = doubt_of(degraded, seen, calibrations)
+        values, low, high = doubt.values, doubt.low, doubt.high
+        ends, unit = (f"{255 * low:.3g}", f"{255 * high:.3g}"), "levels of 255, the error to expect"
+    else:
+        values, low, high = seen.uncertainty, float(seen.uncertainty.min()), float(seen.uncertainty.max())
+        ends, unit = (f"{low:.3g}", f"{high:.3g}"), "nats of doubt which expert to take"
     if high == 0.0:
         return None, ""
     every = _every(seen)
     stops = ", ".join(_hex(colour) for colour in uncertainty_picture(np.linspace(0, 1, 9)[None], 0, 1)[0])
     scale = f'<span class="scale" style="background:linear-gradient(90deg, {stops})"></span>'
-    text = f"{low:.3g}{scale}{high:.3g} nats of doubt which expert to take"
-    return uncertainty_picture(seen.uncertainty[::every, ::every], low, high), text
+    return uncertainty_picture(values[::every, ::every], low, high), f"{ends[0]}{scale}{ends[1]} {unit}"
 
 
 def _experts(seen: Observation, degraded: np.ndarray, model) -> tuple[list[tuple[np.ndarray, str]], str]:
@@ -165,13 +177,13 @@ def _experts(seen: Observation, degraded: np.ndarray, model) -> tuple[list[tuple
     pictures = [
         (
             expert_picture(degraded[::every, ::every], experts, seen.patch // every, model.num_experts),
-            f"layer {i + 1} of {len(seen.experts)}",
+            f"layer {i} of {len(seen.experts)}",
         )
         for i, experts in enumerate(seen.experts)
     ]
     taken = np.unique(seen.experts)
     colours = expert_colours(model.num_experts)
-    entries = [(colours[i], f"expert {i + 1}") for i in taken[:LEGEND]]
+    entries = [(colours[i], f"expert {i}") for i in taken[:LEGEND]]
     more = f" and {len(taken) - LEGEND} more" if len(taken) > LEGEND else ""
     return pictures, legend(entries) + more
 

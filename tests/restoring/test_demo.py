@@ -30,6 +30,7 @@ from PIL import Image
 from mofme_jax import build
 from mofme_jax.cli import main
 from mofme_jax.data.weather import WEATHERS, severity_ranges
+from mofme_jax.evaluation.calibration import Calibration, Curve
 from mofme_jax.restoring import demo_work as work
 from mofme_jax.restoring.gate import Gate
 from tests.fakes import Gain
@@ -150,6 +151,14 @@ def test_the_maps_are_as_large_as_the_photograph(mixture):
     assert "expert " in outcome.experts_legend
     done, total = told[-1]
     assert done == total > 1
+
+
+def test_with_a_calibration_doubt_is_expected_error(mixture):
+    curve = Curve({"change": 1.0}, (-10.0, 0.0), (0.0, 0.1))
+    found = Calibration(curve, 0.08, 4, 2, 0, True, 0.5, 0.5, {}, 0.01, 0.03)
+    outcome = work.restoration(*mixture, photograph(), photograph(), calibrations={"routing": found}, tile=64)
+    assert outcome.doubt.shape == (*SIZE, 3)
+    assert re.fullmatch(r"0<span .*></span>20\.4 levels of 255, the error to expect", outcome.doubt_legend)
 
 
 def test_large_maps_are_shown_smaller(mixture, monkeypatch):
@@ -480,7 +489,7 @@ def test_an_upload_is_restored_and_can_be_downloaded(page, upload, downloads):
     assert page.sizes("#result img") == [SIZE, SIZE]
     assert page.sizes("#doubt img") == [SIZE]
     assert set(page.sizes("#experts img")) == {SIZE}
-    assert "nats" in page.text("#doubt-legend")
+    assert "levels of 255" in page.text("#doubt-legend")  # the run is calibrated
     assert "expert" in page.text("#experts-legend")
     page.click("#download")
     file = downloads / "holiday_restored.png"
