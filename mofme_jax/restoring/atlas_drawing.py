@@ -4,12 +4,13 @@ Axis glossary: `H W` pixels, `h w` rows and columns of tokens, `E` experts.
 """
 
 import base64
-import colorsys
 import io
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from PIL import Image
+
+from mofme_jax.restoring.pictures import expert_colours
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1d2329; background: #fff; max-width: 1160px; margin: 2em auto;
@@ -34,41 +35,15 @@ svg { font: 12px system-ui, sans-serif; max-width: 100%; height: auto; display: 
   .pictures img { min-width: 0 } .wide { overflow: visible } }
 """
 
-# Okabe and Ito's eight, told apart by colour-blind eyes as well, grey in the place of black
-_SAFE = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#f0e442", "#56b4e9", "#d55e00", "#999999")
-_TURN = 0.618034  # of a circle: hues that never come close soon
-
 
 def palette(experts: int) -> list[str]:
-    """A colour, #rrggbb, for each expert: colour-blind safe for up to 8, hues in three lightnesses for more."""
-    if experts <= len(_SAFE):
-        return list(_SAFE[:experts])
-    lightness = (0.42, 0.62, 0.8)
-    rgb = [colorsys.hls_to_rgb(i * _TURN % 1.0, lightness[i % 3], 0.75) for i in range(experts)]
-    return ["#" + "".join(f"{round(255 * channel):02x}" for channel in colour) for colour in rgb]
+    """A colour, #rrggbb, for each expert."""
+    return ["#" + bytes(colour.tolist()).hex() for colour in expert_colours(experts)]
 
 
 def enlarged(tokens: np.ndarray, patch: int, size: tuple[int, ...]) -> np.ndarray:
     """(h, w, ...) values of tokens -> (H, W, ...) of pixels, each token a square of patch pixels."""
     return tokens.repeat(patch, axis=0).repeat(patch, axis=1)[: size[0], : size[1]]
-
-
-def expert_map(image: np.ndarray, leading: np.ndarray, patch: int, colours: list[str]) -> np.ndarray:
-    """Each token in its expert's colour, over a grey picture.
-
-    Args:
-      image: (H, W, 3) uint8.
-      leading: (h, w) numbers of experts.
-      patch: pixels on a token's side.
-      colours: see `palette`.
-
-    Returns:
-      (H, W, 3) uint8.
-    """
-    table = np.array([[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in colours], np.float32)
-    grey = image.mean(axis=-1, keepdims=True)
-    blend = 0.55 * enlarged(table[leading], patch, image.shape) + 0.45 * grey
-    return np.round(blend).astype(np.uint8)
 
 
 def picture(image: np.ndarray, text: str) -> str:

@@ -15,6 +15,7 @@ import mofme_jax
 from mofme_jax.evaluation.evaluator import PROTOCOL
 from mofme_jax.restoring import atlas_drawing as draw
 from mofme_jax.restoring.atlas_figures import SHUFFLES, View, by_weather, load_entropy, weather_information
+from mofme_jax.restoring.pictures import expert_picture
 from mofme_jax.viz import heat
 
 
@@ -123,7 +124,7 @@ def _pictures(model, views: Sequence[View], colours: list[str]) -> str:
                 draw.picture(view.restored, f"{what}: restored") + f"<small>{_decibels(view.psnr)}</small>",
             ]
             for layer, leading in enumerate(view.leading):
-                drawn = draw.expert_map(view.case.degraded, leading, model.patch, colours)
+                drawn = expert_picture(view.case.degraded, leading, model.patch, model.num_experts)
                 cells.append(draw.picture(drawn, f"{what}: experts of layer {layer}"))
             if knows:
                 pixels = draw.enlarged(view.uncertainty, model.patch, view.restored.shape)

@@ -18,7 +18,7 @@ from mofme_jax.models import build
 from mofme_jax.models.router import Routing, entropy, select
 from mofme_jax.restoring import atlas
 from mofme_jax.restoring.atlas import look, write_atlas
-from mofme_jax.restoring.atlas_drawing import enlarged, expert_map, palette
+from mofme_jax.restoring.atlas_drawing import enlarged, palette
 from mofme_jax.restoring.atlas_figures import View, by_weather, load_entropy, mutual_information, weather_information
 
 DARK, LIGHT = 64, 192
@@ -154,9 +154,6 @@ def test_colours_are_all_different_and_cover_their_tokens():
         assert len(set(palette(experts))) == len(palette(experts)) == experts
     tokens = np.array([[0, 1], [1, 2]])
     np.testing.assert_array_equal(enlarged(tokens, 2, (3, 4, 3)), [[0, 0, 1, 1], [0, 0, 1, 1], [1, 1, 2, 2]])
-    drawn = expert_map(np.full((3, 4, 3), 100, np.uint8), tokens, 2, palette(3))
-    assert drawn.shape == (3, 4, 3)
-    np.testing.assert_array_equal(drawn[0, 3], np.round(0.55 * np.array([0xE6, 0x9F, 0x00]) + 45))
 
 
 class Reader(HTMLParser):
