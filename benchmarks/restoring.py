@@ -48,9 +48,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="of each size (default: 3)")
     parser.add_argument("--cores", type=int, default=2, help="CPU cores to run on (default: 2)")
     options = parser.parse_args()
+    cores = options.cores
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-options.cores :])
-    print(f"{options.cores} cores of {processor()}, {jax.default_backend()}; Python {platform.python_version()}, "
+        cores = len(os.sched_getaffinity(0))
+    print(f"{cores} cores of {processor()}, {jax.default_backend()}; Python {platform.python_version()}, "
           + ", ".join(f"{name} {version(name)}" for name in ("jax", "pillow", "numpy")))  # fmt: skip
     for name, table in tables.items():
         if options.only in (None, name):
