@@ -39,7 +39,15 @@ TIMES = ("steps_per_second", "data_wait")
 OPTIMISED = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
 """For the environment of a process whose programs are to be as users have them."""
 
-SLOW = ("test_meshes.py", "test_train_command.py", "test_dispatch.py", "test_loop.py", "test_step.py")
+SLOW = (
+    "test_meshes.py",
+    "test_train_command.py",
+    "test_dispatch.py",
+    "test_loop.py",
+    "test_step.py",
+    "test_demo.py",
+    "test_notebooks.py",
+)
 """Files that take longest: they begin, so that at the end no worker is left alone with one."""
 
 

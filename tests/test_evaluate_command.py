@@ -272,7 +272,7 @@ def test_nothing_is_written_over_without_force(folders, tmp_path, capsys):
         (["--pred=P", "--gt=P", "--sheet=sheet.doc"], "must end in .png"),
         (["--compare", "P", "P", "--gt=P", "--input=P"], "no --input"),
         (["--workdir=P", "--gt=P"], "--input DIR and --gt DIR together"),
-        (["--workdir=P"], "no P/config.json: --workdir takes the folder of a training run"),
+        (["--workdir=P"], "is not the folder of a training run"),
         (["--workdir=run", "--config.data.colour=1"], "colour"),
         (["--workdir=run", "--config.dta.crop=1"], "dta"),
         (["--workdir=run", "--config.data.crop=big"], "big"),

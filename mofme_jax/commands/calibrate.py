@@ -31,4 +31,6 @@ def _calibrate(options: argparse.Namespace, _: list[str]) -> int:
         found = calibrate_run(options.weights, passes=options.passes, progress=bar.update)
     for calibration in found.values():
         print(calibration.report())
+    if options.passes and found["passes"].curve.weights["spread"] < 0.01:
+        print("the passes add nothing here: their spread has no weight")
     return 0

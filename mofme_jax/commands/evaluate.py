@@ -42,7 +42,8 @@ def add(groups) -> None:
         "--workdir",
         type=path,
         metavar="RUN",
-        help="a training run's folder: its newest checkpoint, on what it was judged on, or on --input and --gt",
+        help="a training run's folder (its newest checkpoint) or one of its checkpoints: on what the run was judged "
+        "on, or on --input and --gt",
     )
     command.add_argument("--gt", type=path, metavar="DIR", help="the ground truth, a file for each picture")
     command.add_argument("--input", type=path, metavar="DIR", help="the degraded pictures")
@@ -149,7 +150,7 @@ def _run(options: argparse.Namespace, rest: list[str], protocols: list[str]) -> 
     if files:
         cases = _cases(files)
     else:  # of the photographs to train on only the headers are needed
-        data = dataclasses.replace(settings.data, cache_gigabytes=0.0)
+        data = dataclasses.replace(settings.data, cache_gigabytes=0.0, workers=0, tfds="")
         cases = open_sources(dataclasses.replace(settings, data=data)).cases()
     images = judge_cases(model, params, cases, protocols, settings.evaluation.tile)
     return ("input", "restored"), len(files), images
@@ -161,19 +162,12 @@ def _settings(options: argparse.Namespace, rest: list[str]) -> "Options":
     Raises:
       FileNotFoundError, ValueError: no run, or a change that is none, or of what the checkpoint has fixed.
     """
-    from ml_collections import ConfigDict
-
     from mofme_jax.training.options import read_options
-    from mofme_jax.training.workdir import CONFIG_FILE
+    from mofme_jax.training.workdir import CONFIG_FILE, options_of_run, run_folder
 
-    file = options.workdir / CONFIG_FILE
-    try:
-        plain = json.loads(file.read_text())
-        own = read_options(ConfigDict(plain))
-    except (FileNotFoundError, NotADirectoryError):
-        raise FileNotFoundError(f"no {file}: --workdir takes the folder of a training run") from None
-    except (ValueError, AttributeError) as error:  # the latter for JSON that is no section
-        raise ValueError(f"{file} is not the config of a run: {error}") from None
+    folder = run_folder(options.workdir)
+    own = options_of_run(folder)
+    plain = json.loads((folder / CONFIG_FILE).read_text())
     settings = read_options(config_of(options, rest) if options.config else _changed(plain, rest))
     if settings.model != own.model:
         raise ValueError(f"config.model differs from that of {options.workdir}: its checkpoint has the model it has")

@@ -51,7 +51,7 @@ def add(groups) -> None:
 
 def _restore(options: argparse.Namespace, _: list[str]) -> int:
     from mofme_jax.evaluation.tiling import check_passes
-    from mofme_jax.restoring.doubt import calibrations_of
+    from mofme_jax.restoring.doubt import calibration_for, calibrations_of
     from mofme_jax.restoring.files import plan_jobs
     from mofme_jax.restoring.restore_file import check_experts, endings, run_job
 
@@ -65,7 +65,7 @@ def _restore(options: argparse.Namespace, _: list[str]) -> int:
     check_experts(model, options.experts)
     check_passes(model, options.passes)
     calibrations = calibrations_of(options.weights) if options.uncertainty else {}
-    if options.uncertainty and ("passes" if options.passes else "routing") not in calibrations:
+    if options.uncertainty and calibration_for(calibrations, options.passes) is None:
         passes = f" --passes={options.passes}" if options.passes else ""
         _say(f"mofme: the uncertainty is not calibrated; `mofme calibrate --weights {options.weights}{passes}` "
              "makes it expected error", sys.stderr)  # fmt: skip
@@ -94,7 +94,8 @@ def _restore(options: argparse.Namespace, _: list[str]) -> int:
             except (MemoryError, RuntimeError) as error:  # the latter is how JAX says it, in many lines
                 failed += 1
                 reason = str(error).partition("\n")[0] or "out of memory"
-                _say(f"mofme: {job.source} cannot be restored: {reason}. Take a smaller --tile.", sys.stderr)
+                remedy = " Take a smaller --tile." if "memory" in reason else ""
+                _say(f"mofme: {job.source} cannot be restored: {reason}.{remedy}", sys.stderr)
             else:
                 for note in notes:
                     _say(f"mofme: {note.message}", sys.stderr)

@@ -26,6 +26,8 @@ BLOCK = 16
 """Pixels on the side of the blocks over which evidence and error are compared."""
 
 _BINS = 64
+_FOLDS = 5  # at most: parts of the photographs that are left out in turn
+_MOST = 200_000  # blocks that a curve is fitted on
 _LEVEL = 1 / 255
 _LEAST = {"change": _LEVEL, "routing": 1e-3, "spread": 1e-4}  # added before the logarithm: less than this is nothing
 
@@ -35,7 +37,7 @@ class Measured:
     """Evidence and error of a restored image, a value a block.
 
     Attributes:
-      photograph: its name: different weather on one photograph is no independent evidence.
+      photograph: what it shows: different weather on one photograph is no independent evidence.
       evidence: (n,) by kind, see `evidence_of`.
       error: (n,) mean absolute difference from the truth, in [0, 1].
     """
@@ -66,11 +68,11 @@ class Calibration:
 
     Attributes:
       curve: of all validation images.
-      high: a tenth of the validation set's blocks are expected to be further off than this.
+      high: at most a tenth of the validation set's blocks are expected to be further off than this.
       images: restored images it rests on. photographs: different ones among them.
-      passes: M of the spread; 0 where it is not used.
-      held_out: whether the figures below are of photographs on which the curve that judges them was not fitted; there
-        must be two for that.
+      step: of the checkpoint that it is of. passes: M of the spread; 0 where it is not used.
+      held_out: whether the figures below are of photographs on which the curve that judges them was not fitted: of
+        five parts of the photographs each is judged by the other four. There must be two photographs for that.
       within: Spearman's rank correlation of expected and real error over the blocks of an image, mean over images:
         whether the map tells a picture's bad places from its good ones.
       pooled: the same over the blocks of all images, which also counts bad pictures told from good ones.
@@ -83,6 +85,7 @@ class Calibration:
     high: float
     images: int
     photographs: int
+    step: int
     passes: int
     held_out: bool
     within: float
@@ -151,23 +154,30 @@ def measure(
     return Measured(photograph, {name: _middles(values) for name, values in evidence.items()}, _blocks(error))
 
 
-def calibrate(measured: Sequence[Measured], *, passes: int = 0) -> Calibration:
+def calibrate(measured: Sequence[Measured], *, step: int = 0, passes: int = 0) -> Calibration:
     """Fits the curve and judges it.
 
     Args:
       measured: of restored images whose truth is known, and which the network was not trained on.
-      passes: M, where spread is among the evidence.
+      step: of the checkpoint. passes: M, where spread is among the evidence.
 
     Raises:
-      ValueError: nothing was measured.
+      ValueError: nothing was measured, or values that are not finite.
     """
     if not measured:
         raise ValueError("no image to calibrate on: give validation photographs")
+    for m in measured:
+        if not all(np.isfinite(values).all() for values in (m.error, *m.evidence.values())):
+            raise ValueError(f"the network's output for {m.photograph} is not finite: its doubt cannot be calibrated")
     curve = _fit(measured)
     names = list(dict.fromkeys(m.photograph for m in measured))
-    held_out = len(names) > 1
-    judges = {name: _fit([m for m in measured if m.photograph != name]) for name in names} if held_out else {}
-    expected = [judges.get(m.photograph, curve).expected(m.evidence) for m in measured]
+    folds = min(_FOLDS, len(names))
+    fold_of = {name: i % folds for i, name in enumerate(names)}
+    held_out = folds > 1
+    judges = [curve]
+    if held_out:
+        judges = [_fit([m for m in measured if fold_of[m.photograph] != fold]) for fold in range(folds)]
+    expected = [judges[fold_of[m.photograph]].expected(m.evidence) for m in measured]
     error = np.concatenate([m.error for m in measured])
     together = np.concatenate(expected)
     fitted = np.concatenate([curve.expected(m.evidence) for m in measured])
@@ -177,6 +187,7 @@ def calibrate(measured: Sequence[Measured], *, passes: int = 0) -> Calibration:
         high=float(np.quantile(fitted, 0.9)),
         images=len(measured),
         photographs=len(names),
+        step=step,
         passes=passes,
         held_out=held_out,
         within=float(np.mean([_correlation(e, m.error) for e, m in zip(expected, measured, strict=True)])),
@@ -191,10 +202,17 @@ def calibrate(measured: Sequence[Measured], *, passes: int = 0) -> Calibration:
 
 
 def write_calibrations(folder: Path, found: dict[str, Calibration]) -> Path:
-    """Writes the calibrations of a run. Returns the file."""
+    """Writes the calibrations of a run; others of the same checkpoint stay. Returns the file."""
     file = folder / FILE
+    steps = {calibration.step for calibration in found.values()}
+    try:
+        kept = {name: old for name, old in read_calibrations(folder).items() if old.step in steps}
+    except ValueError:  # damaged: written anew
+        kept = {}
     beside = file.with_name(file.name + ".part")
-    beside.write_text(json.dumps({name: asdict(c) for name, c in found.items()}, indent=2, allow_nan=False) + "\n")
+    beside.write_text(
+        json.dumps({name: asdict(c) for name, c in {**kept, **found}.items()}, indent=2, allow_nan=False) + "\n"
+    )
     beside.replace(file)
     return file
 
@@ -229,10 +247,10 @@ def _calibration(fields: dict[str, Any]) -> Calibration:
 def _fit(measured: Sequence[Measured]) -> Curve:
     """Weights by least squares in logarithms, then the rising curve over bins of equal numbers."""
     kinds = list(measured[0].evidence)
-    logs = np.stack(
-        [np.log(np.concatenate([m.evidence[kind] for m in measured]) + _LEAST[kind]) for kind in kinds], axis=-1
-    ).astype(np.float64)
-    error = np.concatenate([m.error for m in measured]).astype(np.float64)
+    every = -(-sum(len(m.error) for m in measured) // _MOST)  # of larger sets, blocks at even distances
+    evidence = {kind: np.concatenate([m.evidence[kind] for m in measured])[::every] for kind in kinds}
+    logs = np.stack([np.log(evidence[kind] + _LEAST[kind]) for kind in kinds], axis=-1).astype(np.float64)
+    error = np.concatenate([m.error for m in measured])[::every].astype(np.float64)
     wanted = np.log(error + _LEVEL)
     found = lsq_linear(logs - logs.mean(0), wanted - wanted.mean(), bounds=(0.0, np.inf)).x
     # a router that knows no uncertainty has weight 0, and no evidence at all would make every score the same

@@ -26,12 +26,24 @@ _KEPT_BYTES = 2**29  # of a set; larger ones are made anew each time
 
 @dataclass(frozen=True)
 class Case:
-    """One image to restore: `degraded` and `target` are (H, W, 3) uint8, `group` names its row in the table."""
+    """One image to restore.
+
+    Attributes:
+      group: its row in the table. name: of its file or photograph.
+      degraded, target: (H, W, 3) uint8.
+      scene: what is one for all inputs of the same truth; "" where the name is.
+    """
 
     group: str
     name: str
     degraded: np.ndarray
     target: np.ndarray
+    scene: str = ""
+
+    @property
+    def photograph(self) -> str:
+        """What it shows: two cases of one photograph are no independent evidence."""
+        return self.scene or self.name
 
 
 def weather_cases(

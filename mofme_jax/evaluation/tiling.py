@@ -4,7 +4,8 @@ Axis glossary: `S` tiles, `H W` pixels, `h w` rows and columns of tokens, `L` mi
 fixed shape, so that one compiled program serves every image. Each begins on the grid of the network's patches (and of
 its attention windows, where these fit), so that it sees its tokens as the whole image would have them. Neighbours
 overlap: what lies nearest to a tile's border, the halo, is thrown away, and the rest of the overlap is blended by a
-smooth window. Where the halo holds the receptive field, tiled and untiled are equal.
+smooth window. Where the halo holds the receptive field, tiled and untiled are equal, but for what a tile that hangs
+over the image's last row or column sees there: of an image smaller than a tile, or one that windows do not fill.
 """
 
 from collections.abc import Callable
@@ -35,13 +36,15 @@ class Observation:
       patch: pixels on a token's side.
       spread: (H, W) float32 in [0, 1]: standard deviation of the restored pixel over M passes with the routers'
         dropout drawn, mean over the channels; None where no passes were asked for.
+      passes: M.
     """
 
     restored: np.ndarray
     uncertainty: np.ndarray
     experts: np.ndarray
     patch: int
-    spread: np.ndarray | None
+    spread: np.ndarray | None = None
+    passes: int = 0
 
 
 def restore(model, params, image: np.ndarray, *, tile: int | None = None) -> np.ndarray:
@@ -85,7 +88,8 @@ def observe(
     Memory beyond the image, what is returned, and the network on `tiles_at_once` tiles is that of one row of tiles.
 
     Args:
-      model, params, image, tile: see `restore`.
+      model, params, image, tile: see `restore`. Parameters that are split over devices must be on a mesh of axes of
+        type Auto.
       passes: M, of the spread; 0 asks for none. The masks are fixed: the same image gives the same spread.
       progress: called with the tiles done and their number, after every few.
 
@@ -140,7 +144,7 @@ def observe(
             kept[tile - final :] = 0.0
     assert experts is not None
     experts = experts[:, : -(-height // token), : -(-width // token)]
-    return Observation(restored, maps[..., 0], experts, token, maps[..., 1] if passes else None)
+    return Observation(restored, maps[..., 0], experts, token, maps[..., 1] if passes else None, passes)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -156,7 +160,7 @@ def _observe_tiles(model, passes: int, params: Any, tiles: jax.Array) -> tuple[j
         heaviest = jnp.zeros((tiles.shape[0], 0, 1, 1), jnp.int32)
     parts = [restored, uncertainty]
     if passes:
-        parts.append(_spread(model, passes, params, tiles))
+        parts.append(_spread(model, passes, params, tiles, restored))
     return jnp.concatenate(parts, axis=-1), heaviest
 
 
@@ -167,17 +171,19 @@ def _to_pixels(tokens: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return pixels[:, : shape[1], : shape[2], None]
 
 
-def _spread(model, passes: int, params: Any, tiles: jax.Array) -> jax.Array:
+def _spread(model, passes: int, params: Any, tiles: jax.Array, middle: jax.Array) -> jax.Array:
     """(S, tile, tile, 1): standard deviation over passes, in each of which the routers' dropout is drawn once.
 
-    A mask is one for all tokens, so every tile of an image sees the same M networks and their spread has no seams.
+    `middle` is the image restored without a draw. A mask is one for all tokens, so every tile of an image sees the same
+    M networks and their spread has no seams.
     """
     # whatever its head, a router's parameters are those of a linear map, and one pass of the stochastic head is a draw
     sampled = model.clone(router="stochastic", router_passes=1)
 
     def one_pass(sums, key):
         restored, _ = sampled.apply({"params": params}, tiles, train=False, rngs={"dropout": key})
-        return (sums[0] + restored, sums[1] + jnp.square(restored)), None
+        off = restored - middle  # squares of small numbers keep their digits
+        return (sums[0] + off, sums[1] + jnp.square(off)), None
 
     zeros = jnp.zeros(tiles.shape, jnp.float32)
     (total, squares), _ = jax.lax.scan(one_pass, (zeros, zeros), jax.random.split(jax.random.key(0), passes))

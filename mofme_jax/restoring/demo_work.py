@@ -18,7 +18,7 @@ from mofme_jax.data.weather import WEATHERS, degrade
 from mofme_jax.evaluation.calibration import Calibration
 from mofme_jax.evaluation.metrics import psnr
 from mofme_jax.evaluation.tiling import TILE, Observation, observe
-from mofme_jax.restoring.doubt import doubt_of
+from mofme_jax.restoring.doubt import calibration_for, doubt_of
 from mofme_jax.restoring.pictures import expert_colours, expert_picture, uncertainty_picture
 
 SEVERITIES = {
@@ -154,7 +154,7 @@ def _doubt(
     seen: Observation, degraded: np.ndarray, calibrations: Mapping[str, Calibration]
 ) -> tuple[np.ndarray | None, str]:
     """The picture of doubt and the HTML of its scale."""
-    if calibrations:
+    if calibration_for(calibrations, 0) is not None:
         doubt = doubt_of(degraded, seen, calibrations)
         values, low, high = doubt.values, doubt.low, doubt.high
         ends, unit = (f"{255 * low:.3g}", f"{255 * high:.3g}"), "levels of 255, the error to expect"
@@ -177,7 +177,7 @@ def _experts(seen: Observation, degraded: np.ndarray, model) -> tuple[list[tuple
     pictures = [
         (
             expert_picture(degraded[::every, ::every], experts, seen.patch // every, model.num_experts),
-            f"layer {i} of {len(seen.experts)}",
+            f"layer {i}",
         )
         for i, experts in enumerate(seen.experts)
     ]

@@ -42,10 +42,11 @@ def doubt_of(image: np.ndarray, seen: Observation, calibrations: Mapping[str, Ca
     Args:
       image: (H, W, 3) as it was given.
       seen: what came back; with a spread where passes were asked for.
-      calibrations: of the network, by "routing" and "passes"; what there is none for is drawn as it is.
+      calibrations: of the network, by "routing" and "passes"; what there is none for, with as many passes, is
+        drawn as it is.
     """
     evidence = evidence_of(image, seen.restored, seen.uncertainty, seen.spread)
-    calibration = calibrations.get("routing" if seen.spread is None else "passes")
+    calibration = calibration_for(calibrations, seen.passes)
     if calibration is not None:
         high = max(calibration.high, 1e-6)
         # what is off by no more than is usual is not painted
@@ -59,11 +60,19 @@ def doubt_of(image: np.ndarray, seen: Observation, calibrations: Mapping[str, Ca
     return Doubt(values, low, high, usual, legend, evidence)
 
 
+def calibration_for(calibrations: Mapping[str, Calibration], passes: int) -> Calibration | None:
+    """The one that was fitted with just as many passes, if there is one."""
+    found = calibrations.get("passes" if passes else "routing")
+    return found if found is not None and found.passes == passes else None
+
+
 def calibrations_of(weights: str | Path) -> dict[str, Calibration]:
-    """The calibrations in the folder of a run, or of one of its checkpoints."""
+    """The calibrations that a run has of a checkpoint: of the one that `mofme_jax.load` takes."""
+    from mofme_jax.training.checkpoint import checkpoint_step
     from mofme_jax.training.workdir import run_folder
 
-    return read_calibrations(run_folder(weights))
+    step = checkpoint_step(weights)
+    return {name: found for name, found in read_calibrations(run_folder(weights)).items() if found.step == step}
 
 
 def save_uncertainty(path: str | Path, doubt: Doubt) -> None:

@@ -65,6 +65,8 @@ def restore_file(
     """
     if not Path(source).is_file():
         raise FileNotFoundError(f"{source}: there is no such file")
+    if passes and not uncertainty:
+        raise ValueError(f"passes={passes} are for the uncertainty: ask for both")
     beside = endings(uncertainty=uncertainty, experts=experts, compare=compare)
     (job,) = plan_jobs([Path(source)], target, beside=beside, force=force)
     calibrations: dict[str, Calibration] = {}
@@ -112,7 +114,7 @@ def run_job(
         write_image(image, seen.restored, job.target)
         side_files(job.beside, image, seen, calibrations, getattr(model, "num_experts", 0))
     except OSError as error:
-        raise OSError(f"{job.target} cannot be written: {error.strerror or error}") from error
+        raise OSError(f"{error.filename or job.target} cannot be written: {error.strerror or error}") from error
     return job.outputs
 
 

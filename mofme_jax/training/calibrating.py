@@ -1,12 +1,13 @@
 """Calibrating the uncertainty of a run that has ended: on the images it is judged on, with or without passes."""
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from mofme_jax.evaluation.calibration import Calibration, Measured, calibrate, measure, write_calibrations
-from mofme_jax.evaluation.tiling import observe
-from mofme_jax.training.checkpoint import load
+from mofme_jax.evaluation.tiling import check_passes, observe
+from mofme_jax.training.checkpoint import checkpoint_step, load
 from mofme_jax.training.sources import open_sources
 from mofme_jax.training.workdir import options_of_run, run_folder
 
@@ -19,7 +20,7 @@ def without_spread(m: Measured) -> Measured:
 def calibrate_run(
     weights: str | Path, *, passes: int = 0, progress: Callable[[int], None] | None = None
 ) -> dict[str, Calibration]:
-    """Measures what a run's doubts is worth and writes it into the run's folder, for `restore_file` to use.
+    """Measures what a run's doubt is worth and writes it into the run's folder, for `restore_file` to use.
 
     Args:
       weights: the folder of a run, or one of its checkpoints.
@@ -35,17 +36,23 @@ def calibrate_run(
     """
     folder = run_folder(weights)
     options = options_of_run(folder)
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f"{folder} cannot be written, and the calibration belongs there")
     # the images to train on are not read for this
     sources = open_sources(replace(options, data=replace(options.data, cache_gigabytes=0.0, workers=0, tfds="")))
+    step = checkpoint_step(weights)
     model, params = load(weights)
+    check_passes(model, passes)
     measured = []
     for done, case in enumerate(sources.cases(), start=1):
         seen = observe(model, params, case.degraded, tile=options.evaluation.tile, passes=passes)
-        measured.append(measure(case.name, case.degraded, seen.restored, case.target, seen.uncertainty, seen.spread))
+        measured.append(
+            measure(case.photograph, case.degraded, seen.restored, case.target, seen.uncertainty, seen.spread)
+        )
         if progress is not None:
             progress(done)
-    found = {"routing": calibrate([without_spread(m) for m in measured])}
+    found = {"routing": calibrate([without_spread(m) for m in measured], step=step)}
     if passes:
-        found["passes"] = calibrate(measured, passes=passes)
+        found["passes"] = calibrate(measured, step=step, passes=passes)
     write_calibrations(folder, found)
     return found

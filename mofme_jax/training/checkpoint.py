@@ -102,6 +102,11 @@ def load(path: str | Path) -> tuple[Restorer, dict[str, Any]]:
     return model, restored.state["ema"]
 
 
+def checkpoint_step(path: str | Path) -> int:
+    """Steps taken by the checkpoint that `load` takes; raises as it does."""
+    return int(_checkpoint_folder(Path(path).expanduser().resolve()).name)
+
+
 def _checkpoint_folder(path: Path) -> Path:
     if path.name.isdigit() and (path / "config").is_dir():
         return path

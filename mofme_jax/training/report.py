@@ -28,10 +28,9 @@ def write_report(workdir: Path, model, params, sources: Sources, options: Option
         lambda image: restore_with_uncertainty(model, params, image, tile=options.evaluation.tile),
         sources.cases(),
         lambda seen: measured.append(
-            measure(seen.case.name, seen.case.degraded, seen.restored, seen.case.target, seen.uncertainty)
+            measure(seen.case.photograph, seen.case.degraded, seen.restored, seen.case.target, seen.uncertainty)
         ),
     )
-    calibration = calibrate(measured)
     picture = workdir / "samples" / f"step_{steps}.png"
     report = {
         "scores": scores,
@@ -47,13 +46,17 @@ def write_report(workdir: Path, model, params, sources: Sources, options: Option
     if processes.is_first():
         picture.parent.mkdir(exist_ok=True)
         draw_examples(examples, picture)
-        write_calibrations(workdir, {"routing": calibration})
         write_json(workdir / "report.json", report)
     processes.say(f"\n{score_table(scores)}\n{'mean gain over the weathers':<27}{report['mean_gain']:>+17.2f} dB\n"
                   f"protocol {PROTOCOL}, {steps} steps, {duration(seconds)} of training\n"
                   f"checkpoint  {workdir / FOLDER / str(steps)}\nlogs        {workdir / 'metrics.jsonl'}, "
                   f"{workdir / 'tensorboard'}\nreport      {workdir / 'report.json'}\n"
                   f"picture     {picture}")  # fmt: skip
+    if processes.is_first():
+        try:
+            write_calibrations(workdir, {"routing": calibrate(measured, step=steps)})
+        except ValueError as error:  # a network that went wrong still has its report
+            processes.say(f"no calibration: {error}")
     return report
 
 

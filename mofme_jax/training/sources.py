@@ -168,7 +168,7 @@ def _pairs(options: Options) -> Sources:
         for name, source in tests.items():
             for example in source:
                 degraded, target = (cut_to_middle(example[k], options.evaluation.max_side) for k in ("input", "target"))
-                yield Case(name, example["input_name"], degraded, target)
+                yield Case(name, example["input_name"], degraded, target, f"{name}: {example['scene']}")
 
     return Sources(_in_memory(training, options), cases, paired=True)
 

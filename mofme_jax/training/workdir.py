@@ -80,7 +80,7 @@ def options_of_run(folder: Path) -> Options:
         return read_options(ConfigDict(json.loads(file.read_text())))
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(f"no {file}: {folder} is not the folder of a training run") from None
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:  # the last for JSON that is no section
         raise ValueError(f"{file} is not the config of a run: {error}") from None
 
 

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from mofme_jax.evaluation import calibration
 from mofme_jax.evaluation.calibration import (
     BLOCK,
     FILE,
@@ -57,6 +58,32 @@ def test_a_curve_judged_on_its_own_photograph_flatters_and_one_judged_on_another
     other = Measured("b", {"change": error[::-1]}, error)
     assert calibrate([ones]).within > 0.99
     assert calibrate([ones, other]).within < 0.1
+
+
+def test_inputs_of_one_scene_are_judged_by_other_scenes():
+    error = np.linspace(0.01, 0.2, 300)
+    one, other = Measured("a", {"change": error}, error), Measured("b", {"change": error[::-1]}, error)
+    assert calibrate([one, one, one, other, other, other]).within < 0.1
+    found = calibrate([made_up(str(i)) for i in range(12)])  # five parts of them
+    assert found.photographs == 12
+    assert found.within > 0.95
+
+
+def test_the_time_goes_with_the_number_of_photographs_not_its_square(monkeypatch):
+    fits = []
+    fit = calibration._fit
+    monkeypatch.setattr(calibration, "_fit", lambda measured: fits.append(len(measured)) or fit(measured))
+    monkeypatch.setattr(calibration, "_MOST", 500)
+    found = calibrate([made_up(str(i), n=50) for i in range(40)])
+    assert len(fits) == 6
+    assert found.within > 0.9
+
+
+def test_values_that_are_not_finite_are_named():
+    broken = made_up("a")
+    broken.evidence["routing"][3] = np.nan
+    with pytest.raises(ValueError, match="output for a is not finite"):
+        calibrate([broken])
 
 
 def test_no_evidence_at_all_is_the_mean_error():

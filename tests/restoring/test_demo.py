@@ -155,7 +155,7 @@ def test_the_maps_are_as_large_as_the_photograph(mixture):
 
 def test_with_a_calibration_doubt_is_expected_error(mixture):
     curve = Curve({"change": 1.0}, (-10.0, 0.0), (0.0, 0.1))
-    found = Calibration(curve, 0.08, 4, 2, 0, True, 0.5, 0.5, {}, 0.01, 0.03)
+    found = Calibration(curve, 0.08, 4, 2, 10, 0, True, 0.5, 0.5, {}, 0.01, 0.03)
     outcome = work.restoration(*mixture, photograph(), photograph(), calibrations={"routing": found}, tile=64)
     assert outcome.doubt.shape == (*SIZE, 3)
     assert re.fullmatch(r"0<span .*></span>20\.4 levels of 255, the error to expect", outcome.doubt_legend)
