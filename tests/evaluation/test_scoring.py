@@ -7,6 +7,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from mofme_jax.evaluation.metrics import CONVENTIONS, psnr, ssim
 from mofme_jax.evaluation.scoring import score
+from tests.evaluation.test_metrics import GOLDEN, MEASURED
 
 
 def saved_pair(height: int, width: int, noise: float = 12.0) -> tuple[np.ndarray, np.ndarray]:
@@ -26,6 +27,15 @@ def test_the_host_says_what_the_device_says(pair, convention):
     decibels, similarity = score(*pair, convention)
     assert decibels == pytest.approx(float(psnr(image, truth, convention)), abs=1e-4)
     assert similarity == pytest.approx(float(ssim(image, truth, convention)), abs=1e-5)
+
+
+@pytest.mark.parametrize("convention", MEASURED)
+def test_measured_values(convention):
+    with np.load(GOLDEN) as golden:
+        for i in range(3):
+            image, truth = (golden[f"pair{i}/{name}"].transpose(1, 2, 0).astype(np.float64) for name in "xy")
+            expected = [float(golden[f"pair{i}/{name}"]) for name in MEASURED[convention]]
+            np.testing.assert_allclose(score(image, truth, convention), expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("convention", ["rgb", "rgb-u8", "piq", "y-u8", "histoformer", "rgb-skimage"])
