@@ -70,7 +70,7 @@ def test_killed_runs_end_as_an_undisturbed_one(start, small_flags, finished_run,
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     assert f"on {min(2, cores)} cpu device(s)" in (tmp_path / "out").read_text()
     assert sorted(p.name for p in undisturbed.iterdir()) == [
-        "checkpoints", "config.json", "metrics.jsonl", "report.json", "samples", "tensorboard",
+        "checkpoints", "config.json", "metrics.jsonl", "report.json", "samples", "tensorboard", "uncertainty.json",
     ]  # fmt: skip
 
     checkpoints = killed / "checkpoints"

@@ -21,7 +21,7 @@ def assert_same_bits(a, b):
 def test_a_run_leaves_its_config_checkpoints_logs_report_and_picture(finished_run, make_config, logged):
     workdir, report = finished_run
     assert sorted(p.name for p in workdir.iterdir()) == [
-        "checkpoints", "config.json", "metrics.jsonl", "report.json", "samples", "tensorboard",
+        "checkpoints", "config.json", "metrics.jsonl", "report.json", "samples", "tensorboard", "uncertainty.json",
     ]  # fmt: skip
     assert json.loads((workdir / "config.json").read_text()) == json.loads(make_config().to_json_best_effort())
     assert sorted(p.name for p in (workdir / "checkpoints").iterdir()) == ["3", "6"]

@@ -98,7 +98,7 @@ def test_of_two_processes_the_first_writes_and_speaks_and_both_know_the_scores(r
     folder, second = runs
     run = folder / "2x4_all"
     assert sorted(p.name for p in run.iterdir()) == [
-        "checkpoints", "config.json", "metrics.jsonl", "report.json", "samples", "tensorboard",
+        "checkpoints", "config.json", "metrics.jsonl", "report.json", "samples", "tensorboard", "uncertainty.json",
     ]  # fmt: skip
     assert len(list((run / "tensorboard").iterdir())) == 1
     assert "step 1/20" not in second
