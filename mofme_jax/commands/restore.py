@@ -32,7 +32,12 @@ def add(groups) -> None:
         "-o", "--out", type=path, required=True, metavar="OUT", help="a folder, or a file's name for one photograph"
     )
     add_weights(restore)
-    restore.add_argument("--tile", type=int, metavar="N", help="pixels on a tile's side (default: 240)")
+    restore.add_argument(
+        "--tile",
+        type=int,
+        metavar="N",
+        help="pixels on a tile's side (default: 240, or what holds the receptive field)",
+    )
     restore.add_argument(
         "--uncertainty",
         action="store_true",
@@ -110,10 +115,10 @@ def _restore(options: argparse.Namespace, _: list[str]) -> int:
 
 def _tiles(job: "Job", model, tile: int | None) -> int:
     """Tiles of a photograph, by its header; 0 for one that has none to read, which is said in its turn."""
-    from mofme_jax.evaluation.tiling import TILE, lay_out, tile_starts
+    from mofme_jax.evaluation.tiling import lay_out, tile_starts
     from mofme_jax.restoring.image_file import stored_size
 
-    layout = lay_out(model, TILE if tile is None else tile)
+    layout = lay_out(model, tile)
     try:
         sides = stored_size(job.source)
     except (ValueError, OSError):

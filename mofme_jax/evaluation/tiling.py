@@ -20,6 +20,9 @@ import numpy as np
 TILE = 240
 """Default pixels on a tile's side: the published network's training crop."""
 
+LARGEST_TILE = 1200
+"""So far the default goes, for a network whose receptive field it can hold."""
+
 LARGEST_CHANNELS = {"uint8": 255, "uint16": 65535}
 """The whole numbers that images come in, with the value of full light."""
 
@@ -54,7 +57,8 @@ def restore(model, params, image: np.ndarray, *, tile: int | None = None) -> np.
       model: a module with `apply({"params": params}, images, train=False) -> (restored, aux)`.
       params: its parameters.
       image: (H, W, 3), uint8, uint16, or float in [0, 1]; any size of at least one pixel.
-      tile: pixels on a tile's side, at least 16; `TILE` when None. Rounded up to whole patches, two at the least.
+      tile: pixels on a tile's side, at least 16; rounded up to whole patches, two at the least. None: `TILE`, or four
+        times the network's receptive field where that is more and at most `LARGEST_TILE`.
 
     Returns:
       The restored image, of the same shape and dtype; floats lie in [0, 1].
@@ -97,7 +101,6 @@ def observe(
       ValueError, TypeError: as `restore` does; or passes below 0 or 1, or a network whose routers have no dropout.
     """
     image = np.asarray(image)
-    tile = TILE if tile is None else tile
     _check(image, tile)
     check_passes(model, passes)
     layout = lay_out(model, tile)
@@ -227,15 +230,17 @@ class Layout:
         return np.concatenate([np.zeros(self.halo), ramp])
 
 
-def lay_out(model, tile: int) -> Layout:
-    """The layout for a network.
+def lay_out(model, tile: int | None) -> Layout:
+    """The layout for a network; `tile` as in `restore`.
 
     The halo holds the receptive field where that is at most a quarter of the tile: then tiled equals untiled. Else it
     is a sixteenth, which keeps what convolutions see of a tile's border out of the image.
     """
     patch = getattr(model, "patch", 1)
-    tile = max(-(-tile // patch), 2 if patch > 1 else 1) * patch
     reach = model.receptive_field() if hasattr(model, "receptive_field") else None
+    if tile is None:
+        tile = 4 * reach if reach is not None and TILE < 4 * reach <= LARGEST_TILE else TILE
+    tile = max(-(-tile // patch), 2 if patch > 1 else 1) * patch
     halo = reach if reach is not None and 4 * reach <= tile else tile // 16
     overlap = max(tile // 4, 2 * halo + tile // 8)
     windows = patch * (getattr(model, "window", None) or 1)
@@ -281,7 +286,7 @@ def _like(pixels: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return (np.round(pixels * full) if full else pixels).astype(dtype)
 
 
-def _check(image: np.ndarray, tile: int) -> None:
+def _check(image: np.ndarray, tile: int | None) -> None:
     if image.ndim != 3 or image.shape[-1] != 3 or 0 in image.shape:
         raise ValueError(f"image must be (H, W, 3) with at least one pixel, not {image.shape}")
     whole = image.dtype.name in LARGEST_CHANNELS
@@ -289,7 +294,7 @@ def _check(image: np.ndarray, tile: int) -> None:
         raise TypeError(f"image must be uint8, uint16 or float in [0, 1], not {image.dtype}")
     if not whole and not (np.isfinite(image).all() and 0.0 <= image.min() <= image.max() <= 1.0):
         raise ValueError("a float image must hold finite values in [0, 1]; give 0-255 values as uint8")
-    if tile < 16:
+    if tile is not None and tile < 16:
         raise ValueError(f"tile={tile} is too small: take at least 16 pixels")
 
 

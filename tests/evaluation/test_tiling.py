@@ -244,6 +244,18 @@ def test_the_spread_is_that_of_the_passes_and_has_no_seams():
     assert observe(model, params, image, tile=64).spread is None
 
 
+def test_the_default_tile_holds_the_receptive_field():
+    assert lay_out(mofme_jax.build("tiny"), None).tile == 240  # which is the whole image
+    near = mofme_jax.build("tiny", window=2)
+    assert 4 * near.receptive_field() < 240
+    assert lay_out(near, None).tile == 240
+    wide = mofme_jax.build("tiny", window=8)
+    assert lay_out(wide, None).tile >= 4 * wide.receptive_field() > 240
+    assert lay_out(wide, None).halo == wide.receptive_field()
+    assert lay_out(mofme_jax.build("small", window=16), None).tile == 240  # it would take too large a one
+    assert lay_out(wide, 96).tile == 96
+
+
 def test_experts_are_those_of_the_whole_image():
     model, params = windowed(2)
     tile = 4 * model.receptive_field()
