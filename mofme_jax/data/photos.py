@@ -6,10 +6,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
+from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 """What files of images are known by, in capitals or not."""
+
+COMPANIONS = (".uncertainty.png", ".doubt.jpg", ".experts.jpg", ".compare.jpg")
+"""Endings of the pictures that `mofme restore` writes beside a restored photograph: they are none themselves."""
 
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")  # Pillow would hand an EPS to Ghostscript
 
@@ -110,6 +113,9 @@ def _photograph(path: Path) -> Iterator[Image.Image]:
         raise ValueError(f"{path} is too large to be a photograph: {error}. Make it smaller.") from error
     except (FileNotFoundError, IsADirectoryError, PermissionError):
         raise
+    except UnidentifiedImageError as error:  # whose message has Python's words for the file
+        raise ValueError(f"{path} cannot be read as a photograph: it is none, or of an unknown kind. Replace or remove "
+                         "it.") from error  # fmt: skip
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, struct.error) as error:
         # Pillow's decoders raise any of these on damaged files.
         raise ValueError(f"{path} cannot be read as a photograph: {error}. Replace or remove it.") from error

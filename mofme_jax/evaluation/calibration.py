@@ -229,7 +229,7 @@ def read_calibrations(folder: Path) -> dict[str, Calibration]:
     try:
         return {name: _calibration(fields) for name, fields in json.loads(file.read_text()).items()}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{file} is damaged ({error}): remove it, and run mofme calibrate") from None
+        raise ValueError(f"{file} is damaged or of another version ({error}): run mofme calibrate") from None
 
 
 def _calibration(fields: dict[str, Any]) -> Calibration:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from mofme_jax.data.layouts import image_files
-from mofme_jax.data.photos import SUFFIXES, header_size, read_photograph
+from mofme_jax.data.photos import COMPANIONS, SUFFIXES, header_size, read_photograph
 from mofme_jax.evaluation.metrics import CONVENTIONS
 from mofme_jax.evaluation.protocols import PROTOCOLS, fit, fits
 from mofme_jax.evaluation.scoring import score
@@ -168,7 +168,8 @@ def _listed(folder: Path) -> list[Path]:
         raise FileNotFoundError(f"there is no folder {folder}")
     if not folder.is_dir():
         raise NotADirectoryError(f"{folder} is not a folder")
-    if not (paths := image_files(folder)):
+    # not the pictures that `mofme restore` writes beside restored ones
+    if not (paths := [path for path in image_files(folder) if not path.name.endswith(COMPANIONS)]):
         raise FileNotFoundError(f"no picture in {folder} or the folders in it ({', '.join(SUFFIXES)})")
     return paths
 

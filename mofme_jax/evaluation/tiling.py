@@ -6,6 +6,10 @@ its attention windows, where these fit), so that it sees its tokens as the whole
 overlap: what lies nearest to a tile's border, the halo, is thrown away, and the rest of the overlap is blended by a
 smooth window. Where the halo holds the receptive field, tiled and untiled are equal, but for what a tile that hangs
 over the image's last row or column sees there: of an image smaller than a tile, or one that windows do not fill.
+
+A network that attends to the whole image judges the veil by what it sees of it, and a tile of nothing but sky looks
+like dense haze. So of photographs larger than `TONE_SIDE` the tone, what changes slowly, is taken from the photograph
+made that small, and only the rest from the tiles.
 """
 
 from collections.abc import Callable
@@ -16,12 +20,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
+from scipy.ndimage import gaussian_filter
 
 TILE = 240
 """Default pixels on a tile's side: the published network's training crop."""
 
 LARGEST_TILE = 1200
 """So far the default goes, for a network whose receptive field it can hold."""
+
+TONE_SIDE = 480
+"""Pixels on the longer side of the photograph that tone is taken from."""
+
+_TONE_SIGMA = 2.0  # pixels of that: what changes slower is tone
 
 LARGEST_CHANNELS = {"uint8": 255, "uint16": 65535}
 """The whole numbers that images come in, with the value of full light."""
@@ -112,7 +123,8 @@ def observe(
     run = partial(_observe_tiles, model, passes)
     at_once = tiles_at_once()
 
-    restored = np.empty((height, width, 3), image.dtype)
+    toned = layout.whole and max(height, width) > TONE_SIDE
+    restored = np.empty((height, width, 3), np.float32 if toned else image.dtype)
     maps = np.empty((height, width, 2 if passes else 1), np.float32)
     experts: np.ndarray | None = None
     band = np.zeros((tile, columns, 3 + maps.shape[-1]), np.float32)
@@ -140,12 +152,14 @@ def observe(
         final = (tops[i + 1] if i + 1 < len(tops) else rows) - top
         seen = slice(top, min(top + final, height))
         blended = band[: seen.stop - seen.start, :width] / weights[: seen.stop - seen.start, :width]
-        restored[seen] = _like(blended[..., :3], image.dtype)
+        restored[seen] = _like(blended[..., :3], restored.dtype)
         maps[seen] = blended[..., 3:]
         for kept in (band, weights):
             kept[: tile - final] = kept[final:].copy()
             kept[tile - final :] = 0.0
     assert experts is not None
+    if toned:
+        restored = _with_tone(model, params, image, restored, tile)
     experts = experts[:, : -(-height // token), : -(-width // token)]
     return Observation(restored, maps[..., 0], experts, token, maps[..., 1] if passes else None, passes)
 
@@ -204,6 +218,7 @@ class Layout:
       grid: places where a tile may begin are its multiples.
       halo: thrown away at a border between tiles.
       overlap: of neighbours, at least; what is left of it between the halos is blended.
+      whole: whether every pixel of a tile depends on all of it.
     """
 
     tile: int
@@ -211,6 +226,7 @@ class Layout:
     grid: int
     halo: int
     overlap: int
+    whole: bool = False
 
     def side(self, starts: list[int], index: int) -> np.ndarray:
         """(tile,) float32 weights along one side of the `index`th of the tiles that begin at `starts`: 1 in the middle,
@@ -244,7 +260,8 @@ def lay_out(model, tile: int | None) -> Layout:
     halo = reach if reach is not None and 4 * reach <= tile else tile // 16
     overlap = max(tile // 4, 2 * halo + tile // 8)
     windows = patch * (getattr(model, "window", None) or 1)
-    return Layout(tile, patch, windows if windows <= tile - overlap else patch, halo, overlap)
+    whole = reach is None and hasattr(model, "receptive_field")
+    return Layout(tile, patch, windows if windows <= tile - overlap else patch, halo, overlap, whole)
 
 
 def tile_starts(length: int, layout: Layout) -> list[int]:
@@ -264,6 +281,31 @@ def tile_starts(length: int, layout: Layout) -> list[int]:
 def tiles_at_once() -> int:
     """S: a CPU gains nothing from more, and most photographs fill few."""
     return 2 if jax.default_backend() == "cpu" else 8
+
+
+def _with_tone(model, params, image: np.ndarray, restored: np.ndarray, tile: int) -> np.ndarray:
+    """(H, W, 3) floats restored in tiles, with the tone of the whole photograph restored small; in the image's type."""
+    height, width = image.shape[:2]
+    scale = TONE_SIDE / max(height, width)
+    size = max(1, round(height * scale)), max(1, round(width * scale))
+    small = np.clip(_resized(image, size, Image.Resampling.BOX), 0.0, 1.0)
+    wanted = observe(model, params, small, tile=tile).restored
+    off = wanted - _resized(restored, size, Image.Resampling.BOX)
+    off = gaussian_filter(off, (_TONE_SIGMA, _TONE_SIGMA, 0.0), mode="nearest")
+    for channel in range(3):  # one at a time: of a large photograph they are much
+        restored[..., channel] += _resized(off[..., channel : channel + 1], (height, width), Image.Resampling.BILINEAR)[
+            ..., 0
+        ]
+    toned = np.empty(image.shape, image.dtype)
+    for top in range(0, height, tile):
+        toned[top : top + tile] = _like(restored[top : top + tile], image.dtype)
+    return toned
+
+
+def _resized(pixels: np.ndarray, size: tuple[int, int], how: Image.Resampling) -> np.ndarray:
+    """(H, W, C) of any type -> (h, w, C) float32."""
+    channels = (Image.fromarray(_to_float(pixels[..., c])) for c in range(pixels.shape[-1]))
+    return np.stack([np.asarray(channel.resize(size[::-1], how)) for channel in channels], axis=-1)
 
 
 def _put(experts: np.ndarray, heaviest: np.ndarray, corner: tuple[int, int], margin: int) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mofme_jax.data.photos import COMPANIONS
 from mofme_jax.restoring.image_file import SUFFIXES
 
 
@@ -115,7 +116,7 @@ def _before_magic(parts: Iterable[str]) -> list[str]:
 
 
 def _photographs(folder: Path, out: Path) -> list[Path]:
-    """What is hidden is left out, and what an earlier command wrote to an `out` inside the folder."""
+    """What is hidden is left out, pictures beside restored ones, and what was written to an `out` inside the folder."""
 
     def fail(error: OSError) -> None:
         raise error
@@ -124,7 +125,9 @@ def _photographs(folder: Path, out: Path) -> list[Path]:
     for place, folders, names in os.walk(folder, onerror=fail):
         folders[:] = [name for name in folders if not name.startswith(".") and not _same(Path(place, name), out)]
         files += [
-            Path(place, name) for name in names if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
+            Path(place, name)
+            for name in names
+            if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".") and not name.endswith(COMPANIONS)
         ]
     return sorted(files)
 
@@ -145,6 +148,8 @@ def _file_name(inputs: Sequence[str | Path], out: Path) -> Path | None:
     one = len(inputs) == 1 and not first.is_dir() and (first.exists() or not glob.has_magic(str(first)))
     if out.is_dir() or (not out.exists() and out.suffix.lower() not in SUFFIXES):
         return None
+    if out.suffix.lower() not in SUFFIXES:
+        raise NotADirectoryError(f"{out} is a file, and its name is no photograph's: give a folder, or another name")
     if not one:
         raise ValueError(f"{out} is the name of a file: what is made of several photographs needs a folder")
     return out

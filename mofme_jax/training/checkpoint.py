@@ -114,7 +114,7 @@ def _checkpoint_folder(path: Path) -> Path:
     if not steps:
         raise FileNotFoundError(
             f"no checkpoint in {path}: give the --workdir of a training run (with {FOLDER}/<step> inside) "
-            "or one of its checkpoints"
+            "or one of its checkpoints; `make train` trains one in runs/default"
         )
     return max(steps, key=lambda p: int(p.name))
 

@@ -282,6 +282,40 @@ def test_passes_that_cannot_differ_are_refused(changes, passes, message):
         observe(mofme_jax.build("tiny", **changes), {}, np.zeros((4, 4, 3), np.uint8), passes=passes)
 
 
+class Sky(nn.Module):
+    """Takes a tile without contrast for haze, and darkens it; as one that looks at the whole of what it is given."""
+
+    def receptive_field(self):
+        return None
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        hazy = images.std(axis=(1, 2, 3), keepdims=True) < 0.05
+        return jnp.where(hazy, images - 0.4, images), ()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_the_tone_of_a_large_photograph_is_that_of_the_whole(dtype, monkeypatch):
+    image = np.full((300, 1000, 3), 0.6, np.float32)
+    image[:, :100] = np.random.default_rng(0).random((300, 100, 3))
+    full = {np.uint8: 255, np.uint16: 65535, np.float32: 1}[dtype]
+    given = (np.round(image * full) if full > 1 else image).astype(dtype)
+    restored = mofme_jax.restore(Sky(), {}, given, tile=480)
+    assert restored.dtype == dtype
+    np.testing.assert_allclose(restored[:, 200:] / full, 0.6, atol=0.01)
+    # what is fine stays the tiles': here as it was given
+    assert np.corrcoef(restored[:, :80].ravel(), given[:, :80].ravel())[0, 1] > 0.99
+    monkeypatch.setattr(tiling, "TONE_SIDE", 1000)
+    torn = mofme_jax.restore(Sky(), {}, given, tile=480) / full
+    assert torn[:, 600:].mean() < 0.25  # and it is this that does it
+
+
+def test_only_networks_that_see_the_whole_are_given_its_tone():
+    assert lay_out(mofme_jax.build("tiny"), 240).whole
+    assert not lay_out(mofme_jax.build("tiny", window=2), 240).whole
+    assert not lay_out(Gain(), 240).whole
+
+
 def test_sixteen_bits_stay_sixteen():
     image = np.random.default_rng(0).integers(0, 65536, (20, 40, 3), dtype=np.uint16)
     restored = mofme_jax.restore(Gain(), IDENTITY, image, tile=16)

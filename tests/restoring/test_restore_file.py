@@ -256,10 +256,16 @@ def test_files_beside_take_part_in_clashes(tmp_path):
     touch(tmp_path, "one/b.png", "one/b.compare.jpg", "out/c.compare.jpg", "c.png")
     beside = {"compare": ".compare.jpg"}
     with pytest.raises(ValueError, match=r"would both become .*b\.compare\.jpg"):
-        plan_jobs([tmp_path / "one"], tmp_path / "new", beside=beside)
-    assert len(plan_jobs([tmp_path / "one"], tmp_path / "new")) == 2
+        plan_jobs([tmp_path / "one/b.png", tmp_path / "one/b.compare.jpg"], tmp_path / "new", beside=beside)
+    assert len(plan_jobs([tmp_path / "one"], tmp_path / "new")) == 1  # of a folder, pictures beside are left alone
     with pytest.raises(FileExistsError, match=r"c\.compare\.jpg exists"):
         plan_jobs([tmp_path / "c.png"], tmp_path / "out", beside=beside)
+
+
+def test_a_file_that_is_no_photograph_cannot_be_written_over(tmp_path):
+    touch(tmp_path, "a.png", "notes")
+    with pytest.raises(NotADirectoryError, match=r"notes is a file, and its name is no photograph's"):
+        plan_jobs([tmp_path / "a.png"], tmp_path / "notes", force=True)
 
 
 def test_names_beside_tell_suffixes_apart_where_they_have_to(tmp_path):
