@@ -1,6 +1,6 @@
 """What a photograph takes: time and memory of `mofme restore` by its size, and what tiles change.
 
-    python benchmarks/restoring.py                        # both tables, some minutes
+    python benchmarks/restoring.py                        # all tables, some minutes
     python benchmarks/restoring.py --only sizes --weights runs/default
     python benchmarks/restoring.py --only tiles --weights runs/default
 
@@ -9,7 +9,9 @@ process's, seconds are its wall time with what XLA compiled kept from a first, u
 tiles: the tiled photograph beside the untiled one, in levels of 255. Networks with a finite receptive field: the
 largest difference, and farther from the last row and column than it reaches. The trained network attends to the whole
 image: it differs by what it is, so that a seam is what counts, the largest slope across a border of tiles, in levels a
-pixel, of the mean over 32 pixels along it, beside the largest anywhere else.
+pixel, of the mean over 32 pixels along it, beside the largest anywhere else. tone: large photographs, embedded ones
+enlarged three times before the weather is put on (one draw, seed 3), with their tone left to the tiles and taken from the
+whole; PSNR in dB, native-rgb.
 """
 
 import argparse
@@ -20,9 +22,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +36,10 @@ from weather import processor
 
 import mofme_jax
 from mofme_jax.data.photos import embedded_photographs
+from mofme_jax.data.weather import degrade
+from mofme_jax.evaluation import tiling
 from mofme_jax.evaluation.cases import weather_cases
+from mofme_jax.evaluation.scoring import score
 from mofme_jax.evaluation.tiling import TILE, lay_out, restore, tile_starts
 
 SIZES = ((640, 427), (1920, 1080), (3840, 2160), (6000, 4000))
@@ -42,7 +49,7 @@ SIZES = ((640, 427), (1920, 1080), (3840, 2160), (6000, 4000))
 def main() -> None:
     """Parses the command line and prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    tables = {"sizes": sizes, "tiles": tiles}
+    tables = {"sizes": sizes, "tiles": tiles, "tone": tone}
     parser.add_argument("--only", choices=tables, help="one table")
     parser.add_argument("--weights", default="runs/default", help="a trained run (default: runs/default)")
     parser.add_argument("--rounds", type=int, default=3, help="of each size (default: 3)")
@@ -160,6 +167,26 @@ def slopes(change: np.ndarray, model) -> tuple[float, float]:
     means = change[:rows].reshape(-1, 32, *change.shape[1:]).mean(1)
     steep = np.abs(np.diff(means, axis=1)).max((0, 2))
     return float(steep[border].max()), float(steep[~border].max())
+
+
+def tone(options: argparse.Namespace) -> None:
+    """Large photographs with and without the tone of the whole."""
+    model, params = mofme_jax.load(options.weights)
+    print(f"{'photograph':<28}{'input':>8}{'tiles alone':>13}{'tone of the whole':>19}")
+    for name, small in embedded_photographs("validation").items():
+        height, width = (3 * side for side in small.shape[:2])
+        truth = np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
+        for weather in ("clean", "haze", "rain", "snow", "raindrop"):
+            put = jax.jit(partial(degrade, weather=weather))
+            degraded = np.round(255 * np.asarray(put(jax.random.key(3), truth.astype(np.float32) / 255)[0]))
+            given = degraded.astype(np.uint8)
+            figures = []
+            for least in (10**9, tiling.TONE_FROM):
+                with mock.patch.object(tiling, "TONE_FROM", least):
+                    figures.append(score(restore(model, params, given), truth, "rgb-u8")[0])
+            before = score(given, truth, "rgb-u8")[0]
+            print(f"{f'{name} {width}x{height}, {weather}':<28}{before:>8.2f}{figures[0]:>13.2f}{figures[1]:>19.2f}",
+                  flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":

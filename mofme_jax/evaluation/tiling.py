@@ -8,8 +8,8 @@ smooth window. Where the halo holds the receptive field, tiled and untiled are e
 over the image's last row or column sees there: of an image smaller than a tile, or one that windows do not fill.
 
 A network that attends to the whole image judges the veil by what it sees of it, and a tile of nothing but sky looks
-like dense haze. So of photographs larger than `TONE_SIDE` the tone, what changes slowly, is taken from the photograph
-made that small, and only the rest from the tiles.
+like dense haze. So of photographs from `TONE_FROM` pixels on the tone, what changes slowly, is taken from the same
+photograph made `TONE_SIDE` pixels long, and only the rest from the tiles.
 """
 
 from collections.abc import Callable
@@ -29,8 +29,11 @@ TILE = 240
 LARGEST_TILE = 1200
 """So far the default goes, for a network whose receptive field it can hold."""
 
+TONE_FROM = 900
+"""Pixels on the longer side of a photograph, of which tiles see so little that its tone is not left to them."""
+
 TONE_SIDE = 480
-"""Pixels on the longer side of the photograph that tone is taken from."""
+"""Pixels on the longer side of the small photograph that tone is taken from."""
 
 _TONE_SIGMA = 2.0  # pixels of that: what changes slower is tone
 
@@ -123,7 +126,7 @@ def observe(
     run = partial(_observe_tiles, model, passes)
     at_once = tiles_at_once()
 
-    toned = layout.whole and max(height, width) > TONE_SIDE
+    toned = layout.whole and max(height, width) >= TONE_FROM
     restored = np.empty((height, width, 3), np.float32 if toned else image.dtype)
     maps = np.empty((height, width, 2 if passes else 1), np.float32)
     experts: np.ndarray | None = None

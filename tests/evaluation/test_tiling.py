@@ -305,7 +305,7 @@ def test_the_tone_of_a_large_photograph_is_that_of_the_whole(dtype, monkeypatch)
     np.testing.assert_allclose(restored[:, 200:] / full, 0.6, atol=0.01)
     # what is fine stays the tiles': here as it was given
     assert np.corrcoef(restored[:, :80].ravel(), given[:, :80].ravel())[0, 1] > 0.99
-    monkeypatch.setattr(tiling, "TONE_SIDE", 1000)
+    monkeypatch.setattr(tiling, "TONE_FROM", 1001)
     torn = mofme_jax.restore(Sky(), {}, given, tile=480) / full
     assert torn[:, 600:].mean() < 0.25  # and it is this that does it
 
