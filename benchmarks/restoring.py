@@ -10,8 +10,8 @@ tiles: the tiled photograph beside the untiled one, in levels of 255. Networks w
 largest difference, and farther from the last row and column than it reaches. The trained network attends to the whole
 image: it differs by what it is, so that a seam is what counts, the largest slope across a border of tiles, in levels a
 pixel, of the mean over 32 pixels along it, beside the largest anywhere else. tone: large photographs, embedded ones
-enlarged three times before the weather is put on (one draw, seed 3), with their tone left to the tiles and taken from the
-whole; PSNR in dB, native-rgb.
+enlarged three times before the weather is put on (one draw, seed 3), with their tone left to the tiles and with that of
+the whole; PSNR in dB, native-rgb.
 """
 
 import argparse
