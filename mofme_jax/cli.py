@@ -25,11 +25,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return options.run(options, rest)
     except (ValueError, OSError, ImportError) as error:
-        print(f"mofme: {error}", file=sys.stderr)
+        print(f"mofme: {_said(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("mofme: stopped", file=sys.stderr)
         return 130
+
+
+def _said(error: Exception) -> str:
+    """An error in a line; one of the system's without its number."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror[0].lower()}{error.strerror[1:]}"
+    return str(error)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -160,3 +160,9 @@ def test_calibrate_keeps_what_it_finds_in_the_folder_of_the_run(finished_run, tm
     assert found["passes"].passes == 2
     assert main(["calibrate", "--weights", str(run), "--passes=1"]) == 2
     assert "at least 2" in capsys.readouterr().err
+
+
+def test_an_error_of_the_system_is_said_without_its_number(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("mofme_jax.commands.calibrate._calibrate", lambda *_: (tmp_path / "none").read_text())
+    assert main(["calibrate"]) == 2
+    assert capsys.readouterr().err == f"mofme: {tmp_path / 'none'}: no such file or directory\n"
