@@ -17,7 +17,7 @@ def add(groups) -> None:
     calibrate.set_defaults(run=_calibrate)
     add_weights(calibrate)
     calibrate.add_argument(
-        "--passes", type=int, default=0, metavar="M", help="calibrate the spread of M passes as well (8 is enough)"
+        "--passes", type=int, default=0, metavar="M", help="calibrate the spread of M passes as well"
     )
 
 

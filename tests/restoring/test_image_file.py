@@ -15,6 +15,7 @@ from PIL import Image, ImageCms, JpegImagePlugin, PngImagePlugin
 
 from mofme_jax.restoring import image_file
 from mofme_jax.restoring.image_file import read_image, stored_size, write_image
+from tests.data.test_photos import DONE
 
 RNG = np.random.default_rng(0)
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -278,21 +279,9 @@ def test_the_meaning_of_colours_of_16_bits_is_kept(tmp_path):
 
 # --- what belongs to the pixels
 
-# what each EXIF orientation says was done to the picture
-DONE = {
-    1: lambda p: p,
-    2: lambda p: p[:, ::-1],
-    3: lambda p: p[::-1, ::-1],
-    4: lambda p: p[::-1],
-    5: lambda p: p.swapaxes(0, 1),
-    6: lambda p: np.rot90(p, 1),
-    7: lambda p: p[::-1, ::-1].swapaxes(0, 1),
-    8: lambda p: np.rot90(p, -1),
-}
-
 
 @pytest.mark.parametrize("name", ["png", "webp", "raw.tif", "lzw.tif"])
-@pytest.mark.parametrize("orientation", DONE)
+@pytest.mark.parametrize("orientation", range(1, 9))
 def test_the_network_sees_it_upright_and_the_file_stays_turned(tmp_path, orientation, name):
     upright = values(6, 9, 4)
     path = tmp_path / f"p.{name}"
@@ -310,7 +299,7 @@ def test_the_network_sees_it_upright_and_the_file_stays_turned(tmp_path, orienta
     assert told(out)[2][2] == (52.0, 31.0, 12.0)
 
 
-@pytest.mark.parametrize("orientation", DONE)
+@pytest.mark.parametrize("orientation", range(1, 9))
 def test_turned_16_bits_stay_turned_with_all_their_exif(tmp_path, orientation):
     upright = values(6, 9, 3, np.uint16)
     stored = np.ascontiguousarray(DONE[orientation](upright))
@@ -328,7 +317,7 @@ def test_turned_16_bits_stay_turned_with_all_their_exif(tmp_path, orientation):
     np.testing.assert_array_equal(tifffile.imread(again(tmp_path / "p.tif")), stored)
 
 
-@pytest.mark.parametrize("orientation", DONE)
+@pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_turned_jpeg_stays_turned(tmp_path, orientation):
     upright = np.kron(values(4, 6, 3), np.ones((16, 16, 1), np.uint8))
     path = tmp_path / "p.jpg"
