@@ -1,10 +1,11 @@
 """How far off a restored pixel may be: evidence of doubt, made expected error where the truth is known.
 
-Axis glossary: `H W` pixels, `n` blocks of an image. Three kinds of evidence, each with a value a pixel: how much the
-network changed the place, the routers' uncertainty, and the spread of passes where they were asked for. Their
-logarithms are weighed by least squares, no weight below 0, against the logarithm of the error; a curve that only rises
-(isotonic regression, Zadrozny and Elkan 2002) takes the sum into levels of error. All of it is learnt on a validation
-set, over blocks of pixels, and judged on photographs left out.
+Axis glossary: `H W` pixels, `n` blocks of an image. Four kinds of evidence, each with a value a pixel: how much the
+network changed the place, the routers' uncertainty, the spread of passes where they were asked for, and the error that
+the network expects where it has a head for it. Their logarithms are weighed by least squares, no weight below 0,
+against the logarithm of the error; a curve that only rises (isotonic regression, Zadrozny and Elkan 2002) takes the sum
+into levels of error. All of it is learnt on a validation set, over blocks of pixels, and judged on photographs left
+out.
 """
 
 import json
@@ -19,6 +20,9 @@ from scipy.optimize import lsq_linear
 from scipy.stats import spearmanr
 from sklearn.isotonic import IsotonicRegression
 
+from mofme_jax.evaluation.cases import Case
+from mofme_jax.evaluation.tiling import Observation
+
 FILE = "uncertainty.json"
 """In the folder of a run: its calibrations, "routing" and, with passes, "passes"."""
 
@@ -29,7 +33,12 @@ _BINS = 64
 _FOLDS = 5  # at most: parts of the photographs that are left out in turn
 _MOST = 200_000  # blocks that a curve is fitted on
 _LEVEL = 1 / 255
-_LEAST = {"change": _LEVEL, "routing": 1e-3, "spread": 1e-4}  # added before the logarithm: less than this is nothing
+_LEAST = {
+    "change": _LEVEL,
+    "routing": 1e-3,
+    "spread": 1e-4,
+    "error": 1e-4,
+}  # added before the logarithm: less than this is nothing
 
 
 @dataclass(frozen=True)
@@ -109,49 +118,34 @@ class Calibration:
         )
 
 
-def evidence_of(
-    image: np.ndarray, restored: np.ndarray, uncertainty: np.ndarray, spread: np.ndarray | None = None
-) -> dict[str, np.ndarray]:
+def evidence_of(image: np.ndarray, seen: Observation) -> dict[str, np.ndarray]:
     """What speaks for doubt.
 
     Args:
-      image: (H, W, 3) of any type that `observe` takes, as it was given. restored: the same, restored.
-      uncertainty, spread: (H, W), see `Observation`.
+      image: (H, W, 3) of any type that `observe` takes, as it was given.
+      seen: what came back.
 
     Returns:
       By kind, (H, W) float32, means over the `BLOCK` pixels around each: "change", mean absolute difference of image
-      and restored image in [0, 1]; "routing", nats; "spread" in [0, 1] where it is given.
+      and restored image in [0, 1]; "routing", nats; "spread" and "error" in [0, 1] where there are such.
     """
+    restored = seen.restored
     full = float(np.iinfo(image.dtype).max) if np.issubdtype(image.dtype, np.integer) else 1.0
     change = np.zeros(image.shape[:2], np.float32)
     for channel in range(3):  # a channel at a time: three of float32 are much of a large photograph
         change += np.abs(restored[..., channel].astype(np.float32) - image[..., channel].astype(np.float32))
-    found = {"change": change / (3 * full), "routing": uncertainty}
-    if spread is not None:
-        found["spread"] = spread
+    found = {"change": change / (3 * full), "routing": seen.uncertainty}
+    found |= {kind: values for kind in ("spread", "error") if (values := getattr(seen, kind)) is not None}
     # a running mean may end a rounding below the 0 that it began at
     return {name: np.maximum(uniform_filter(values, BLOCK, mode="nearest"), 0.0) for name, values in found.items()}
 
 
-def measure(
-    photograph: str,
-    image: np.ndarray,
-    restored: np.ndarray,
-    target: np.ndarray,
-    uncertainty: np.ndarray,
-    spread: np.ndarray | None = None,
-) -> Measured:
-    """Compares the evidence of an image with its error, block by block.
-
-    Args:
-      photograph: its name.
-      image, restored, target: (H, W, 3) uint8.
-      uncertainty, spread: see `evidence_of`.
-    """
-    error = np.abs(restored.astype(np.float32) - target.astype(np.float32)).mean(-1) / 255.0
+def measure(case: Case, seen: Observation) -> Measured:
+    """Compares the evidence of a restored image with its error, block by block."""
+    error = np.abs(seen.restored.astype(np.float32) - case.target.astype(np.float32)).mean(-1) / 255.0
     # in the middle of a block the mean around a pixel is the block's
-    evidence = evidence_of(image, restored, uncertainty, spread)
-    return Measured(photograph, {name: _middles(values) for name, values in evidence.items()}, _blocks(error))
+    evidence = evidence_of(case.degraded, seen)
+    return Measured(case.photograph, {kind: _middles(values) for kind, values in evidence.items()}, _blocks(error))
 
 
 def calibrate(measured: Sequence[Measured], *, step: int = 0, passes: int = 0) -> Calibration:

@@ -54,6 +54,8 @@ class Observation:
       spread: (H, W) float32 in [0, 1]: standard deviation of the restored pixel over M passes with the routers'
         dropout drawn, mean over the channels; None where no passes were asked for.
       passes: M.
+      error: (H, W) float32: the mean absolute error that the network expects of itself, in [0, 1]; None for one
+        without an error head.
     """
 
     restored: np.ndarray
@@ -62,6 +64,7 @@ class Observation:
     patch: int
     spread: np.ndarray | None = None
     passes: int = 0
+    error: np.ndarray | None = None
 
 
 def restore(model, params, image: np.ndarray, *, tile: int | None = None) -> np.ndarray:
@@ -128,7 +131,8 @@ def observe(
 
     toned = layout.whole and max(height, width) >= TONE_FROM
     restored = np.empty((height, width, 3), np.float32 if toned else image.dtype)
-    maps = np.empty((height, width, 2 if passes else 1), np.float32)
+    kinds = _maps(model, passes)
+    maps = np.empty((height, width, len(kinds)), np.float32)
     experts: np.ndarray | None = None
     band = np.zeros((tile, columns, 3 + maps.shape[-1]), np.float32)
     weights = np.zeros((tile, columns, 1), np.float32)
@@ -164,13 +168,24 @@ def observe(
     if toned:
         restored = _with_tone(model, params, image, restored, tile)
     experts = experts[:, : -(-height // token), : -(-width // token)]
-    return Observation(restored, maps[..., 0], experts, token, maps[..., 1] if passes else None, passes)
+    found = {kind: maps[..., i] for i, kind in enumerate(kinds)}
+    return Observation(restored, experts=experts, patch=token, passes=passes, **found)
+
+
+def _maps(model, passes: int) -> list[str]:
+    """The maps that tiles come with, as the fields of `Observation` are called."""
+    return ["uncertainty", *(["spread"] if passes else []), *(["error"] if _knows_error(model) else [])]
+
+
+def _knows_error(model) -> bool:
+    return getattr(model, "error_head", False)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _observe_tiles(model, passes: int, params: Any, tiles: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(S, tile, tile, 3) -> (S, tile, tile, 4 or 5): colours, uncertainty, spread; (S, L, h, w) heaviest experts."""
-    restored, aux = model.apply({"params": params}, tiles, train=False)
+    """(S, tile, tile, 3) -> (S, tile, tile, 3 + `_maps`): colours and maps; (S, L, h, w) heaviest experts."""
+    options = {"method": "with_error"} if _knows_error(model) else {}
+    restored, aux, *error = model.apply({"params": params}, tiles, train=False, **options)
     layers = [layer for layer in aux if hasattr(layer, "uncertainty")]
     if layers:
         uncertainty = _to_pixels(jnp.mean(jnp.stack([layer.uncertainty for layer in layers]), axis=0), tiles.shape)
@@ -181,6 +196,7 @@ def _observe_tiles(model, passes: int, params: Any, tiles: jax.Array) -> tuple[j
     parts = [restored, uncertainty]
     if passes:
         parts.append(_spread(model, passes, params, tiles, restored))
+    parts += [each[..., None] for each in error]
     return jnp.concatenate(parts, axis=-1), heaviest
 
 

@@ -57,6 +57,7 @@ class Restorer(nn.Module):
       dtype: what is computed in: "float32", "bfloat16" or None, see `mofme_jax.models.layers`. Parameters, routers, and
         the last sum or sigmoid stay float32.
       remat: whether a block's insides are computed again for the gradient, rather than kept: memory for time.
+      error_head: whether the network also says how far off it is, see `with_error`.
     """
 
     channels: tuple[int, ...] = (16, 32, 64)
@@ -84,8 +85,8 @@ class Restorer(nn.Module):
     dropout: float = 0.0
     dtype: str | None = None
     remat: bool = False
+    error_head: bool = False
 
-    @nn.compact
     def __call__(
         self, images: jax.Array, train: bool = False, kept: jax.Array | None = None
     ) -> tuple[jax.Array, tuple[Routing, ...]]:
@@ -105,6 +106,37 @@ class Restorer(nn.Module):
         Raises:
           ValueError: for fields that do not make a network, or arrays of another shape.
         """
+        restored, aux, _ = self._forward(images, train, kept)
+        return restored, aux
+
+    def with_error(
+        self, images: jax.Array, train: bool = False, kept: jax.Array | None = None
+    ) -> tuple[jax.Array, tuple[Routing, ...], jax.Array]:
+        """Restores a batch and says how far off each pixel may be; `apply(..., method="with_error")`.
+
+        The head reads what the last convolutions know, the image and what became of it, and sends no gradient back: a
+        network learns the same with it and without. It learns the scale of a Laplace distribution of the error (Kendall
+        and Gal 2017, heteroscedastic regression).
+
+        Args:
+          images, train, kept: as for a call.
+
+        Returns:
+          What a call does, and (B, H, W): the mean absolute error of the three channels that is expected, > 0, in units
+          of the images.
+
+        Raises:
+          ValueError: as a call does; a network without `error_head`.
+        """
+        restored, aux, error = self._forward(images, train, kept)
+        if error is None:
+            raise ValueError("this network was built without error_head: it does not know its error")
+        return restored, aux, error
+
+    @nn.compact
+    def _forward(
+        self, images: jax.Array, train: bool, kept: jax.Array | None
+    ) -> tuple[jax.Array, tuple[Routing, ...], jax.Array | None]:
         self.check()
         if images.ndim != 4 or images.shape[-1] != 3:
             raise ValueError(f"images must be (B, H, W, 3), not {images.shape}")
@@ -124,9 +156,10 @@ class Restorer(nn.Module):
             tokens, routing = self._block(i)(tokens, train, None if kept is None else kept[i])
             if routing is not None:
                 aux.append(routing)
-        restored = self._tail(tokens) if self.skip == "none" else self._long_tail(tokens, levels, padded)
+        restored, features = self._tail(tokens) if self.skip == "none" else self._long_tail(tokens, levels, padded)
+        error = self._error(features, padded, restored)[:, :height, :width] if self.error_head else None
         restored = restored[:, :height, :width]
-        return restored if train else jnp.clip(restored, 0.0, 1.0), tuple(aux)
+        return restored if train else jnp.clip(restored, 0.0, 1.0), tuple(aux), error
 
     def receptive_field(self) -> int | None:
         """Pixels on each side that a restored pixel can depend on; None for the whole image."""
@@ -215,19 +248,18 @@ class Restorer(nn.Module):
         return block(self.heads, self.head_dim, hidden, mixture, self.window, shift, self.dropout, self.dtype,
                      name=f"block_{i}")  # fmt: skip
 
-    def _tail(self, tokens: jax.Array) -> jax.Array:
-        """The paper's way back: (B, h, w, D) -> (B, H, W, 3) in (0, 1)."""
+    def _tail(self, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The paper's way back: (B, h, w, D) -> (B, H, W, 3) in (0, 1), and the features it was made of."""
         channels = self.tail_channels
         x = nn.Dense(channels * self.patch**2, dtype=self.dtype, name="unembed")(tokens)
         x = unpatchify(x, self.patch)
         x = ResBlock(channels, self.dtype, name="tail_0")(x)
         x = Conv3x3(channels // 2, dtype=self.dtype, name="narrow")(x)
         x = ResBlock(channels // 2, self.dtype, name="tail_1")(x)
-        x = Conv3x3(3, dtype=self.dtype, name="output")(x)
-        return nn.sigmoid(_wide(x))
+        return nn.sigmoid(_wide(Conv3x3(3, dtype=self.dtype, name="output")(x))), x
 
-    def _long_tail(self, tokens: jax.Array, levels: list[jax.Array], images: jax.Array) -> jax.Array:
-        """Back up the pyramid, each level joined by its counterpart's features."""
+    def _long_tail(self, tokens: jax.Array, levels: list[jax.Array], images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Back up the pyramid, each level joined by its counterpart's features; also returns the finest level's."""
         factor = self.patch // self._strides()[-1]
         x = unpatchify(nn.Dense(self.channels[-1] * factor**2, dtype=self.dtype, name="unembed")(tokens), factor)
         for i in reversed(range(len(levels))):
@@ -241,7 +273,24 @@ class Restorer(nn.Module):
         detail = Conv3x3(3 * self.stem**2, kernel_init=nn.initializers.zeros, dtype=self.dtype, name="detail")(x)
         detail = unpatchify(_wide(detail), self.stem)
         gain, offset = jnp.split(enlarge(tone, images.shape[1:3]), 2, axis=-1)
-        return images * (1.0 + gain) + offset + detail - enlarge(block_mean(detail, self.patch), images.shape[1:3])
+        smooth = enlarge(block_mean(detail, self.patch), images.shape[1:3])
+        return images * (1.0 + gain) + offset + detail - smooth, x
+
+    def _error(self, features: jax.Array, images: jax.Array, restored: jax.Array) -> jax.Array:
+        """(B, H/s, W/s, C) features of stride s and two of (B, H, W, 3) -> (B, H, W), the error expected."""
+        stride = images.shape[1] // features.shape[1]
+        seen = [_wide(features), patchify(images, stride), patchify(jnp.clip(restored, 0.0, 1.0), stride)]
+        x = jax.lax.stop_gradient(jnp.concatenate(seen, axis=-1))
+        x = nn.relu(Conv3x3(_ERROR_CHANNELS, name="error_in")(x))
+        x = nn.relu(Conv3x3(_ERROR_CHANNELS, name="error_middle")(x))
+        x = Conv3x3(1, kernel_init=nn.initializers.zeros, name="error_out")(x)
+        # bounds from a tenth of a level to more than the whole range: a likelihood has none, and would run away
+        return jnp.exp(jnp.clip(enlarge(x, images.shape[1:3])[..., 0] + jnp.log(_USUAL_ERROR), -8.0, 0.5))
+
+
+_ERROR_CHANNELS = 16
+_USUAL_ERROR = 0.05
+"""What the error head says before it has learnt anything."""
 
 
 def _wide(x: jax.Array) -> jax.Array:

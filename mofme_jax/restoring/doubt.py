@@ -45,7 +45,7 @@ def doubt_of(image: np.ndarray, seen: Observation, calibrations: Mapping[str, Ca
       calibrations: of the network, by "routing" and "passes"; what there is none for, with as many passes, is
         drawn as it is.
     """
-    evidence = evidence_of(image, seen.restored, seen.uncertainty, seen.spread)
+    evidence = evidence_of(image, seen)
     calibration = calibration_for(calibrations, seen.passes)
     if calibration is not None:
         high = max(calibration.high, 1e-6)

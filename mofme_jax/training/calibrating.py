@@ -46,9 +46,7 @@ def calibrate_run(
     measured = []
     for done, case in enumerate(sources.cases(), start=1):
         seen = observe(model, params, case.degraded, tile=options.evaluation.tile, passes=passes)
-        measured.append(
-            measure(case.photograph, case.degraded, seen.restored, case.target, seen.uncertainty, seen.spread)
-        )
+        measured.append(measure(case, seen))
         if progress is not None:
             progress(done)
     found = {"routing": calibrate([without_spread(m) for m in measured], step=step)}

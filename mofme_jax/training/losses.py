@@ -85,6 +85,28 @@ def rmse(restored: jax.Array, target: jax.Array, epsilon: float = 1e-5) -> jax.A
     return jnp.sqrt(jnp.mean(jnp.square(restored - target), _PIXELS) + epsilon)
 
 
+def laplace(restored: jax.Array, target: jax.Array, error: jax.Array) -> jax.Array:
+    """What the error head learns from: |d| / b + log b, a Laplace distribution's -log-likelihood less log 2.
+
+    It is least where `error` is the mean of |d|. Kendall and Gal, "What Uncertainties Do We Need", NeurIPS 2017,
+    section 2.2, with Laplace's distribution for the normal one. No gradient goes to `restored`.
+
+    Args:
+      restored: (B, H, W, 3) float; taken clipped to [0, 1].
+      target: same shape.
+      error: (B, H, W) float > 0: b, of |d| averaged over the channels.
+
+    Returns:
+      (B,) loss of each image; it has no lower bound.
+
+    Raises:
+      ValueError: restored and target of unequal shapes.
+    """
+    restored, target = _comparable(restored, target)
+    off = jnp.abs(jnp.clip(jax.lax.stop_gradient(restored), 0.0, 1.0) - target).mean(-1)
+    return (off / error + jnp.log(error)).mean((-2, -1))
+
+
 def gradient_l1(restored: jax.Array, target: jax.Array) -> jax.Array:
     """L1 between the finite differences of the images: it asks for the right edges at any brightness.
 

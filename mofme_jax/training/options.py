@@ -30,6 +30,7 @@ class ModelOptions:
     rank: int
     dispatch: str
     dropout: float
+    error_head: bool
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ def _value(kind: Any, value: Any, where: str) -> Any:
         return tuple(value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if not isinstance(value, kind) or isinstance(value, bool):
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise ValueError(f"{where}={value!r} must be a {kind.__name__}")
     return value
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from mofme_jax.evaluation.calibration import Measured, calibrate, measure, write_calibrations
 from mofme_jax.evaluation.evaluator import PROTOCOL, Example, evaluate
-from mofme_jax.evaluation.tiling import restore_with_uncertainty
+from mofme_jax.evaluation.tiling import Observation, observe
 from mofme_jax.training import processes
 from mofme_jax.training.checkpoint import FOLDER, write_json
 from mofme_jax.training.options import Options
@@ -24,12 +24,14 @@ def write_report(workdir: Path, model, params, sources: Sources, options: Option
     """
     processes.say("evaluating on photographs never trained on")
     measured: list[Measured] = []
+    observed: list[Observation] = []
+
+    def restored(image):
+        observed.append(observe(model, params, image, tile=options.evaluation.tile))
+        return observed[-1].restored, observed[-1].uncertainty
+
     scores, examples = evaluate(
-        lambda image: restore_with_uncertainty(model, params, image, tile=options.evaluation.tile),
-        sources.cases(),
-        lambda seen: measured.append(
-            measure(seen.case.photograph, seen.case.degraded, seen.restored, seen.case.target, seen.uncertainty)
-        ),
+        restored, sources.cases(), lambda example: measured.append(measure(example.case, observed.pop()))
     )
     picture = workdir / "samples" / f"step_{steps}.png"
     report = {

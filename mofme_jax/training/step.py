@@ -145,11 +145,14 @@ def make_train_step(
     """
 
     def loss_fn(params, degraded, target, key):
-        outputs: Any = model.apply({"params": gather(params)}, degraded, train=True, rngs={"dropout": key})
-        restored, aux = outputs
+        with_error = getattr(model, "error_head", False)
+        method = "with_error" if with_error else None
+        outputs: Any = model.apply({"params": gather(params)}, degraded, True, rngs={"dropout": key}, method=method)
+        restored, aux, *error = outputs
         with jax.named_scope("image_loss"):
             loss = image_loss(restored, target).mean()
-        return loss + router_terms(aux, router_weights), mean_psnr(restored, target)
+            likelihood = _ERROR_WEIGHT * losses.laplace(restored, target, *error).mean() if with_error else 0.0
+        return loss + router_terms(aux, router_weights) + likelihood, mean_psnr(restored, target)
 
     def gradients(params, degraded, target, key):
         (loss, psnr), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, degraded, target, key)
@@ -194,6 +197,10 @@ def make_train_step(
         return TrainState(state.step + 1, params, ema, opt_state, state.key), metrics
 
     return step
+
+
+_ERROR_WEIGHT = 0.01
+"""Of the error head's likelihood. Adam learns the same with any; the clipping of all gradients is not to notice it."""
 
 
 def micro_batches(images: jax.Array, count: int, group: int) -> jax.Array:

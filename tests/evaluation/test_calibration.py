@@ -16,6 +16,8 @@ from mofme_jax.evaluation.calibration import (
     read_calibrations,
     write_calibrations,
 )
+from mofme_jax.evaluation.cases import Case
+from mofme_jax.evaluation.tiling import Observation
 
 RNG = np.random.default_rng(0)
 
@@ -99,19 +101,24 @@ def test_no_evidence_at_all_is_the_mean_error():
 def test_blocks_of_error_and_of_evidence_are_the_same_blocks(size):
     image = RNG.integers(0, 256, (*size, 3), dtype=np.uint8)
     restored = RNG.integers(0, 256, (*size, 3), dtype=np.uint8)
-    seen = measure("a", image, restored, image, np.full(size, 0.25, np.float32))  # the truth is the input
+    case = Case("haze", "a", image, image)  # the truth is the input
+    seen = measure(case, observation(restored, np.full(size, 0.25, np.float32)))
     np.testing.assert_allclose(seen.evidence["change"], seen.error, rtol=1e-4)
     np.testing.assert_allclose(seen.evidence["routing"], 0.25, rtol=1e-5)
     assert len(seen.error) == max(1, (size[0] // BLOCK) * (size[1] // BLOCK))
 
 
+def observation(restored, uncertainty, spread=None, error=None):
+    return Observation(restored, uncertainty, np.zeros((1, 1, 1), int), 16, spread, 0 if spread is None else 3, error)
+
+
 def test_evidence_is_the_same_at_every_depth():
     image, restored = (RNG.integers(0, 256, (20, 30, 3), dtype=np.uint8) for _ in range(2))
-    uncertainty, spread = RNG.random((2, 20, 30), np.float32)
-    low = evidence_of(image, restored, uncertainty, spread)
-    high = evidence_of(image.astype(np.uint16) * 257, restored.astype(np.uint16) * 257, uncertainty, spread)
-    floats = evidence_of(image / np.float32(255), restored / np.float32(255), uncertainty, spread)
-    assert set(low) == {"change", "routing", "spread"}
+    maps = RNG.random((3, 20, 30), np.float32)
+    low = evidence_of(image, observation(restored, *maps))
+    high = evidence_of(image.astype(np.uint16) * 257, observation(restored.astype(np.uint16) * 257, *maps))
+    floats = evidence_of(image / np.float32(255), observation(restored / np.float32(255), *maps))
+    assert set(low) == {"change", "routing", "spread", "error"}
     for kind, values in low.items():
         np.testing.assert_allclose(values, high[kind], atol=1e-5)
         np.testing.assert_allclose(values, floats[kind], atol=1e-5)

@@ -60,7 +60,7 @@ def test_every_field_of_the_network_can_be_set(name):
     value = {"feed_forward": "dense", "router": "linear", "norm_order": "topk_softmax", "generator": "static",
              "skip": "none", "channels": (4,), "top_k": 1, "rank": 3, "window": 4, "tail_channels": 6,
              "router_dropout": 0.2, "dropout": 0.2, "heads": 3, "stem": 1, "patch": 16,
-             "dispatch": "ragged"}.get(name, 7)  # fmt: skip
+             "dispatch": "ragged", "error_head": False}.get(name, 7)  # fmt: skip
     section = config.model if name in config.model else config.model.overrides
     section[name] = value
     assert getattr(build_model(config.model), name) == value
