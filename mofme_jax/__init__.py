@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from mofme_jax.evaluation.tiling import restore
     from mofme_jax.models import Restorer, build
     from mofme_jax.restoring.restore_file import restore_file
-    from mofme_jax.training.checkpoint import load
+    from mofme_jax.weights import load
 
 __version__ = "0.1.0"
 __all__ = ["Restorer", "build", "load", "restore", "restore_file"]
@@ -21,7 +21,7 @@ __all__ = ["Restorer", "build", "load", "restore", "restore_file"]
 _HOMES = {
     "Restorer": "mofme_jax.models",
     "build": "mofme_jax.models",
-    "load": "mofme_jax.training.checkpoint",
+    "load": "mofme_jax.weights",
     "restore": "mofme_jax.evaluation.tiling",
     "restore_file": "mofme_jax.restoring.restore_file",
 }

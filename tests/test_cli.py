@@ -56,7 +56,7 @@ def test_the_doctor_names_what_is_wrong_with_status_1(tmp_path, capsys):
         (["params", "tiny", "--config=configs/smoke.py"], "a VARIANT or a --config, not both"),
         (["params", "tiny", "--config.model.num_experts=0"], "num_experts=0"),
         (["params", "--side=0"], "side=0"),
-        (["calibrate", "--weights=/no/such/run"], "no /no/such/run/config.json"),
+        (["calibrate", "--weights=/no/such/run"], "there are no weights /no/such/run"),
         (["calibrate", "--weights=configs"], "is not the folder of a training run"),
     ],
 )

@@ -133,7 +133,7 @@ def test_what_cannot_be_done_is_said_before_weights_are_loaded(
 
 def test_missing_weights_are_said(folder, capsys):
     assert restore(folder / "in", "-o", folder / "out", "--weights", folder / "run") == 2
-    assert f"no checkpoint in {folder / 'run'}" in capsys.readouterr().err
+    assert f"there are no weights {folder / 'run'}" in capsys.readouterr().err
     assert not (folder / "out").exists()
 
 

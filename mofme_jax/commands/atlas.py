@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mofme_jax.commands.arguments import add_weights, load_weights, path
+from mofme_jax.commands.arguments import RUN, add_weights, load_weights, path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,7 +19,8 @@ def add(groups) -> None:
         "atlas",
         help="show what the experts of a trained network do",
         description="Writes one HTML page: which expert takes which token, in which weather, and what is lost without "
-        f"it. Without photographs, the first {MOST} that the run is judged on are taken.",
+        f"it. Without photographs, the first {MOST} that the run is judged on are taken; of weights without a run, the "
+        "embedded ones.",
         allow_abbrev=False,
     )
     atlas.set_defaults(run=_atlas)
@@ -30,7 +31,7 @@ def add(groups) -> None:
         metavar="IMAGE",
         help="clean photographs: weather is put on them, so that what comes back can be scored",
     )
-    add_weights(atlas)
+    add_weights(atlas, RUN)
     atlas.add_argument(
         "--out", type=path, default=Path("atlas.html"), metavar="FILE", help="the page (default: atlas.html)"
     )
@@ -70,9 +71,15 @@ def _read(paths: "list[Path]") -> "dict[str, np.ndarray]":
     return {str(path): read_photograph(path) for path in paths}
 
 
-def _of_the_run(weights: Path) -> "dict[str, np.ndarray]":
-    """The first `MOST` photographs that the run is judged on; embedded ones for a checkpoint without its run."""
+def _of_the_run(weights: str | Path) -> "dict[str, np.ndarray]":
+    """The first `MOST` photographs that the run is judged on; embedded ones for a file, or a checkpoint without its
+    run."""
     from mofme_jax.data.photos import embedded_photographs
+    from mofme_jax.weights import weights_file
+
+    if weights_file(weights) is not None:
+        return embedded_photographs("validation")
+
     from mofme_jax.training.sources import validation_photographs
     from mofme_jax.training.workdir import CONFIG_FILE, options_of_run, run_folder
 

@@ -2,7 +2,7 @@
 
 import argparse
 
-from mofme_jax.commands.arguments import add_weights
+from mofme_jax.commands.arguments import add_run, check_run
 
 
 def add(groups) -> None:
@@ -15,13 +15,14 @@ def add(groups) -> None:
         allow_abbrev=False,
     )
     calibrate.set_defaults(run=_calibrate)
-    add_weights(calibrate)
+    add_run(calibrate)
     calibrate.add_argument(
         "--passes", type=int, default=0, metavar="M", help="calibrate the spread of M passes as well"
     )
 
 
 def _calibrate(options: argparse.Namespace, _: list[str]) -> int:
+    check_run(options, "a calibration is learnt on what a run is judged on and kept in its folder")
     from mofme_jax.compiled import keep_compiled
     from mofme_jax.training.calibrating import calibrate_run
     from mofme_jax.viz import ProgressBar

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mofme_jax.commands.arguments import config_of, path
+from mofme_jax.commands.arguments import config_of, path, weights
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -40,10 +40,11 @@ def add(groups) -> None:
     what.add_argument("--compare", type=path, nargs=2, metavar=("A", "B"), help="two such folders: B less A")
     what.add_argument(
         "--workdir",
-        type=path,
+        type=weights,
         metavar="RUN",
         help="a training run's folder (its newest checkpoint) or one of its checkpoints: on what the run was judged "
-        "on, or on --input and --gt",
+        "on, or on --input and --gt. Or a file of weights, or the name of shipped ones: on --input and --gt, or on "
+        "what --config says",
     )
     command.add_argument("--gt", type=path, metavar="DIR", help="the ground truth, a file for each picture")
     command.add_argument("--input", type=path, metavar="DIR", help="the degraded pictures")
@@ -139,32 +140,39 @@ def _run(options: argparse.Namespace, rest: list[str], protocols: list[str]) -> 
     settings = _settings(options, rest)
     files = _matched(options, [options.input], protocols) if options.gt else []
 
+    from mofme_jax import load
     from mofme_jax.compiled import keep_compiled
     from mofme_jax.evaluation.evaluator import judge_cases
-    from mofme_jax.training.checkpoint import load
     from mofme_jax.training.sources import open_sources
 
     keep_compiled()
     model, params = load(options.workdir)
     cases: Iterable[Case]
-    if files:
+    if settings is None or files:
         cases = _cases(files)
     else:  # of the photographs to train on only the headers are needed
         data = dataclasses.replace(settings.data, cache_gigabytes=0.0, workers=0, tfds="")
         cases = open_sources(dataclasses.replace(settings, data=data)).cases()
-    images = judge_cases(model, params, cases, protocols, settings.evaluation.tile)
+    images = judge_cases(model, params, cases, protocols, settings.evaluation.tile if settings else None)
     return ("input", "restored"), len(files), images
 
 
-def _settings(options: argparse.Namespace, rest: list[str]) -> "Options":
-    """The options of a run, with the changes of the command line.
+def _settings(options: argparse.Namespace, rest: list[str]) -> "Options | None":
+    """The options of a run, with the changes of the command line; of a file of weights those of --config, or None.
 
     Raises:
       FileNotFoundError, ValueError: no run, or a change that is none, or of what the checkpoint has fixed.
     """
     from mofme_jax.training.options import read_options
     from mofme_jax.training.workdir import CONFIG_FILE, options_of_run, run_folder
+    from mofme_jax.weights import weights_file
 
+    if weights_file(options.workdir) is not None:
+        if options.config or rest:
+            return read_options(config_of(options, rest))
+        if not options.gt:
+            raise ValueError(f"{options.workdir} does not say what to judge it on: give --input and --gt, or --config")
+        return None
     folder = run_folder(options.workdir)
     own = options_of_run(folder)
     plain = json.loads((folder / CONFIG_FILE).read_text())

@@ -71,9 +71,7 @@ def _restore(options: argparse.Namespace, _: list[str]) -> int:
     check_passes(model, options.passes)
     calibrations = calibrations_of(options.weights) if options.uncertainty else {}
     if options.uncertainty and calibration_for(calibrations, options.passes) is None:
-        passes = f" --passes={options.passes}" if options.passes else ""
-        _say(f"mofme: the uncertainty is not calibrated; `mofme calibrate --weights {options.weights}{passes}` "
-             "makes it expected error", sys.stderr)  # fmt: skip
+        _say(f"mofme: the uncertainty is not calibrated; {_remedy(options)}", sys.stderr)
 
     from mofme_jax.viz import ProgressBar
 
@@ -111,6 +109,17 @@ def _restore(options: argparse.Namespace, _: list[str]) -> int:
     if len(jobs) > FEW:
         _say(f"{len(jobs) - failed} of {len(jobs)} photographs are restored, in {options.out}", sys.stdout)
     return 1 if failed else 0
+
+
+def _remedy(options: argparse.Namespace) -> str:
+    """How uncalibrated uncertainty becomes expected error."""
+    from mofme_jax.weights import weights_file
+
+    if weights_file(options.weights) is None:
+        passes = f" --passes={options.passes}" if options.passes else ""
+        return f"`mofme calibrate --weights {options.weights}{passes}` makes it expected error"
+    passes = f"{options.passes} passes" if options.passes else "it"
+    return f"{options.weights} has no calibration of {passes}, and a file is calibrated before `mofme export`"
 
 
 def _tiles(job: "Job", model, tile: int | None) -> int:

@@ -221,12 +221,13 @@ def read_calibrations(folder: Path) -> dict[str, Calibration]:
     if not file.is_file():
         return {}
     try:
-        return {name: _calibration(fields) for name, fields in json.loads(file.read_text()).items()}
+        return {name: calibration_from(fields) for name, fields in json.loads(file.read_text()).items()}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{file} is damaged or of another version ({error}): run mofme calibrate") from None
 
 
-def _calibration(fields: dict[str, Any]) -> Calibration:
+def calibration_from(fields: dict[str, Any]) -> Calibration:
+    """The calibration that `asdict` made these fields of; raises ValueError, TypeError or KeyError where none did."""
     curve = fields["curve"]
     weights = {name: float(curve["weights"][name]) for name in _LEAST if name in curve["weights"]}
     score, error = (np.asarray(curve[name], np.float64) for name in ("score", "error"))

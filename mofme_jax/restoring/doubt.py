@@ -67,7 +67,16 @@ def calibration_for(calibrations: Mapping[str, Calibration], passes: int) -> Cal
 
 
 def calibrations_of(weights: str | Path) -> dict[str, Calibration]:
-    """The calibrations that a run has of a checkpoint: of the one that `mofme_jax.load` takes."""
+    """The calibrations of weights, given as `mofme_jax.load` takes them: those in a file; those that a run has of the
+    checkpoint. Raises as it does."""
+    from mofme_jax.weights import weights_file
+
+    file = weights_file(weights)
+    if file is not None:
+        from mofme_jax.weights.file import read_facts
+
+        return read_facts(file).calibrations
+
     from mofme_jax.training.checkpoint import checkpoint_step
     from mofme_jax.training.workdir import run_folder
 

@@ -14,6 +14,7 @@ from mofme_jax.restoring.doubt import calibrations_of, doubt_of, save_numbers, s
 from mofme_jax.restoring.files import Job, plan_jobs
 from mofme_jax.restoring.image_file import ImageFile, read_image, whole_file, write_image
 from mofme_jax.restoring.pictures import doubt_overlay, eight_bits, expert_sheet
+from mofme_jax.weights import DEFAULT, load
 
 if TYPE_CHECKING:
     from mofme_jax.evaluation.tiling import Observation
@@ -26,7 +27,7 @@ def restore_file(
     source: str | Path,
     target: str | Path,
     *,
-    weights: str | Path | tuple[Any, Any] = "runs/default",
+    weights: str | Path | tuple[Any, Any] = DEFAULT,
     tile: int | None = None,
     uncertainty: bool = False,
     passes: int = 0,
@@ -42,8 +43,8 @@ def restore_file(
     Args:
       source: a JPEG, PNG, WEBP, TIFF or BMP.
       target: the restored file, of the source's format; or a folder for a file of the same name.
-      weights: what `mofme_jax.load` takes, or the (model, parameters) that it gives, whose uncertainty then has no
-        calibration.
+      weights: what `mofme_jax.load` takes, at first those that come with the package; or the (model, parameters) that
+        it gives, whose uncertainty then has no calibration.
       tile: pixels on a tile's side, at least 16; the default of `mofme_jax.restore` when None.
       uncertainty: writes as well NAME.uncertainty.png, how far off each pixel may be; NAME.uncertainty.npz, the same
         and what it is made of in numbers, see `mofme_jax.restoring.doubt`; and NAME.doubt.jpg, the restored photograph
@@ -58,9 +59,10 @@ def restore_file(
       The files written, the restored photograph first.
 
     Raises:
-      FileNotFoundError: no such source, or no checkpoint in `weights`.
+      FileNotFoundError: no such source, no such weights, or no checkpoint in them.
       FileExistsError: without `force`, what would be written exists.
-      ValueError: the source is damaged or not to be restored, or the target is a name that it cannot have.
+      ValueError: the source is damaged or not to be restored, the target is a name that it cannot have, or the file of
+        weights is damaged.
       OSError: the target cannot be written.
     """
     if not Path(source).is_file():
@@ -71,8 +73,6 @@ def restore_file(
     (job,) = plan_jobs([Path(source)], target, beside=beside, force=force)
     calibrations: dict[str, Calibration] = {}
     if not isinstance(weights, tuple):
-        from mofme_jax.training.checkpoint import load
-
         calibrations = calibrations_of(weights) if uncertainty else {}
         weights = load(weights)
     check_experts(weights[0], experts)

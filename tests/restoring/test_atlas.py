@@ -252,6 +252,8 @@ def test_what_cannot_be_shown_is_said(change, error, said, tmp_path, monkeypatch
 def test_the_command(tmp_path, monkeypatch, capsys, one_weather):
     monkeypatch.chdir(tmp_path)
     Image.fromarray(PHOTOGRAPHS["<b>&"]).save("bars.png")
+    for run in ("runs/x", "runs/default"):
+        (tmp_path / run).mkdir(parents=True)
     monkeypatch.setattr("mofme_jax.training.checkpoint.load", lambda path: (Known(), PARAMS))
     assert main(["atlas", "bars.png", "--weights", "runs/x"]) == 0
     assert capsys.readouterr().out == "atlas.html\n"
@@ -271,7 +273,7 @@ def test_a_runs_own_photographs_are_those_it_is_judged_on(tmp_path):
     for folder in (run / "checkpoints" / "7", mine):
         folder.mkdir(parents=True)
     Image.fromarray(PHOTOGRAPHS["<b>&"]).save(mine / "bars.png")
-    assert list(_of_the_run(run)) == ["china", "motorcycle"]
+    assert list(_of_the_run(run)) == list(_of_the_run("mofme-small")) == ["china", "motorcycle"]
     config = smoke.get_config()
     config.data.validation = str(mine)
     (run / "config.json").write_text(json.dumps(config.to_dict()))
