@@ -20,10 +20,11 @@ def get_config() -> ConfigDict:
     config.model.feed_forward = "mofme"  # "dense": no experts; "moe": the mixture of networks the paper compares with
     config.model.num_experts = 4  # E
     config.model.top_k = 2  # K, experts chosen a token
-    config.model.router = "deterministic"  # or "linear", "stochastic", "paper"
+    config.model.router = "deterministic"  # or "linear", "stochastic", "heteroscedastic", "paper"
     config.model.norm_order = "softmax_topk"  # the paper's; "topk_softmax" makes the chosen weights sum to one
     config.model.router_dropout = 0.1  # p of the router's uncertainty
-    config.model.router_passes = 5  # M, of the sampling routers
+    config.model.router_passes = 5  # M, of the stochastic and the paper router
+    config.model.router_temperature = 1.0  # divides the router's logits: below 1 more decided, above 1 less
     config.model.generator = "linear"  # of an expert's gamma and beta; or "low_rank", "static"
     config.model.rank = 8  # of the low-rank generator
     config.model.dispatch = "auto"  # how tokens get to their experts, see README.md; changes the time, not the output

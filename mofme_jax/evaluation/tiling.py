@@ -52,7 +52,8 @@ class Observation:
       experts: (L, h, w) the number of each token's heaviest expert in each mixture layer.
       patch: pixels on a token's side.
       spread: (H, W) float32 in [0, 1]: standard deviation of the restored pixel over M passes with the routers'
-        dropout drawn, mean over the channels; None where no passes were asked for.
+        dropout (of a heteroscedastic router: its logits) drawn, mean over the channels; None where no passes were
+        asked for.
       passes: M.
       error: (H, W) float32: the mean absolute error that the network expects of itself, in [0, 1]; None for one
         without an error head.
@@ -111,7 +112,7 @@ def observe(
     Args:
       model, params, image, tile: see `restore`. Parameters that are split over devices must be on a mesh of axes of
         type Auto.
-      passes: M, of the spread; 0 asks for none. The masks are fixed: the same image gives the same spread.
+      passes: M, of the spread; 0 asks for none. The draws are fixed: the same image gives the same spread.
       progress: called with the tiles done and their number, after every few.
 
     Raises:
@@ -208,13 +209,14 @@ def _to_pixels(tokens: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 
 def _spread(model, passes: int, params: Any, tiles: jax.Array, middle: jax.Array) -> jax.Array:
-    """(S, tile, tile, 1): standard deviation over passes, in each of which the routers' dropout is drawn once.
+    """(S, tile, tile, 1): standard deviation over passes, in each of which the routers are drawn once.
 
-    `middle` is the image restored without a draw. A mask is one for all tokens, so every tile of an image sees the same
-    M networks and their spread has no seams.
+    `middle` is the image restored without a draw. A dropout mask is one for all tokens, so every tile of an image sees
+    the same M networks and their spread has no seams. A heteroscedastic router's logits are drawn token by token.
     """
-    # whatever its head, a router's parameters are those of a linear map, and one pass of the stochastic head is a draw
-    sampled = model.clone(router="stochastic", router_passes=1)
+    # any other head's parameters are those of a linear map, of which one pass of the stochastic head is a draw
+    own = model.router == "heteroscedastic"
+    sampled = model if own else model.clone(router="stochastic", router_passes=1)
 
     def one_pass(sums, key):
         restored, _ = sampled.apply({"params": params}, tiles, train=False, rngs={"dropout": key})
@@ -367,5 +369,5 @@ def check_passes(model, passes: int) -> None:
         raise ValueError(f"passes={passes}: a spread takes at least 2; 0 asks for none")
     if getattr(model, "feed_forward", "dense") == "dense":
         raise ValueError("passes draw the routers' dropout, and this network has no routers: take passes=0")
-    if model.router_dropout == 0.0:
+    if model.router_dropout == 0.0 and model.router != "heteroscedastic":
         raise ValueError("passes draw the routers' dropout, and this network has router_dropout=0: take passes=0")

@@ -42,7 +42,7 @@ class Mixture(nn.Module):
       kind: "mofme" or "moe".
       hidden: hidden width of the network(s).
       num_experts: E; top_k: K.
-      router: head of the router; norm_order, router_dropout, router_passes: see `Router`.
+      router: head of the router; norm_order, router_dropout, router_passes, router_temperature: see `Router`.
       generator, rank: see `FeatureModulation` ("mofme" only).
       dispatch: see `mofme_jax.models.dispatch`.
       dtype: what is computed in, see `mofme_jax.models.layers`; the router computes in float32 at the least.
@@ -56,6 +56,7 @@ class Mixture(nn.Module):
     norm_order: NormOrder = "softmax_topk"
     router_dropout: float = 0.1
     router_passes: int = 5
+    router_temperature: float = 1.0
     generator: Generator = "linear"
     rank: int = 8
     dispatch: Dispatch = "auto"
@@ -74,6 +75,7 @@ class Mixture(nn.Module):
             self.norm_order,
             self.router_dropout,
             self.router_passes,
+            self.router_temperature,
             name="router",
         )(x, kept)
         tokens, gates, chosen = (a.reshape(-1, a.shape[-1]) for a in (x, gates.astype(x.dtype), routing.chosen))

@@ -48,7 +48,8 @@ class Restorer(nn.Module):
       mlp_ratio: hidden width of the feed-forward network(s), in D.
       window: tokens on the side of an attention window, shifted in every second block; None: global attention.
       feed_forward: "dense", "moe" or "mofme": the one field in which the compared networks differ.
-      num_experts, top_k: E and K. router, norm_order, router_dropout, router_passes: see `Router`.
+      num_experts, top_k: E and K.
+      router, norm_order, router_dropout, router_passes, router_temperature: see `Router`.
       generator, rank: see `FeatureModulation`.
       dispatch: how tokens get to their experts, see `mofme_jax.models.dispatch`; changes the time, not the output.
       skip: "none" or "long", see the module's text.
@@ -77,6 +78,7 @@ class Restorer(nn.Module):
     norm_order: NormOrder = "softmax_topk"
     router_dropout: float = 0.1
     router_passes: int = 5
+    router_temperature: float = 1.0
     generator: Generator = "linear"
     rank: int = 8
     dispatch: Dispatch = "auto"
@@ -196,7 +198,7 @@ class Restorer(nn.Module):
             raise ValueError(f"tail_channels={self.tail_channels} must be even")
         if self.feed_forward != "dense":
             check_router(self.num_experts, self.top_k, self.router, self.norm_order,
-                         self.router_dropout, self.router_passes)  # fmt: skip
+                         self.router_dropout, self.router_passes, self.router_temperature)  # fmt: skip
 
     def _check_kept(self, shape: tuple[int, ...]) -> None:
         if self.feed_forward == "dense":
@@ -237,6 +239,7 @@ class Restorer(nn.Module):
                 norm_order=self.norm_order,
                 router_dropout=self.router_dropout,
                 router_passes=self.router_passes,
+                router_temperature=self.router_temperature,
                 generator=self.generator,
                 rank=self.rank,
                 dispatch=self.dispatch,

@@ -16,6 +16,7 @@ import numpy as np
 from mofme_jax.data.weather import WEATHERS
 from mofme_jax.evaluation.cases import Case, cut_to_middle, weather_cases
 from mofme_jax.evaluation.metrics import psnr
+from mofme_jax.evaluation.routing_measures import lead_share
 from mofme_jax.evaluation.tiling import TILE
 from mofme_jax.restoring.atlas_figures import View
 from mofme_jax.restoring.atlas_page import page
@@ -35,17 +36,11 @@ def _apply(model, params, degraded, target, kept):
     routed = {
         "leading": jnp.stack([layer.chosen[0, ..., 0] for layer in aux]),
         "choices": jnp.stack([layer.load for layer in aux]),
-        "lead": jnp.stack([_lead(layer) for layer in aux]),
+        "lead": jnp.stack([lead_share(layer.gates, layer.chosen) for layer in aux]),
         "entropy": jnp.stack([layer.entropy[0] for layer in aux]),
         "uncertainty": jnp.mean(jnp.stack([layer.uncertainty[0] for layer in aux]), axis=0),
     }
     return restored, _psnr(degraded, target), _psnr(restored, target), routed
-
-
-def _lead(layer):
-    """Share of the leading expert in the weight of those chosen, the mean over tokens; weights may be signed."""
-    weights = jnp.abs(jnp.take_along_axis(layer.gates, layer.chosen, axis=-1))
-    return (weights[..., 0] / jnp.maximum(weights.sum(-1), 1e-30)).mean()
 
 
 def _psnr(image, target):

@@ -4,7 +4,6 @@ Axis glossary: `H W` pixels, `h w` rows and columns of tokens, `L` mixture layer
 is the one with the heaviest gate.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +11,7 @@ from typing import Any
 import numpy as np
 
 from mofme_jax.evaluation.cases import Case
-
-SHUFFLES = 1000
-"""Permutations of the pictures' weathers that say what mutual information chance gives."""
+from mofme_jax.evaluation.routing_measures import information_and_chance
 
 
 @dataclass(frozen=True)
@@ -68,53 +65,19 @@ class Information:
     tokens: int
 
 
-def load_entropy(shares: np.ndarray) -> float:
-    """Entropy of (E,) shares as a share of log E: 1 where all experts are used alike, 0 where one is; 1 for E = 1."""
-    if len(shares) == 1:
-        return 1.0
-    used = shares[shares > 0]
-    return abs(float(-(used * np.log(used)).sum() / math.log(len(shares))))  # no -0
-
-
-def mutual_information(shares: np.ndarray) -> float:
-    """Bits that an expert tells of the weather and the weather of the expert, all weathers being as likely.
-
-    Args:
-      shares: (weathers, E), the share of each expert in each weather; rows sum to 1.
-
-    Returns:
-      At least 0, at most the log2 of the smaller number: the mean over rows of their divergence from the mean row.
-    """
-    overall = np.broadcast_to(shares.mean(axis=0), shares.shape)
-    used = shares > 0
-    return max(0.0, float((shares[used] * np.log2(shares[used] / overall[used])).sum() / len(shares)))
-
-
 def weather_information(views: Sequence[View], layer: int, seed: int = 0) -> Information:
     """The mutual information of a layer, and that of `SHUFFLES` permutations.
 
     Weathers are shuffled among the pictures of one photograph, whole pictures at a time: its tokens are no
     independent draws, and photographs differ without any weather.
     """
-    rows = np.stack([view.leads[layer] for view in views])
-    weathers = np.unique([view.case.group for view in views], return_inverse=True)[1]
-    photographs = np.array([view.case.name for view in views])
-    places = [np.flatnonzero(photographs == name) for name in dict.fromkeys(photographs)]
-
-    def bits(labels: np.ndarray) -> float:
-        return mutual_information(
-            np.stack([rows[labels == weather].mean(axis=0) for weather in range(max(labels) + 1)])
-        )
-
-    rng = np.random.default_rng(seed)
-    chance = []
-    for _ in range(SHUFFLES):
-        labels = weathers.copy()
-        for place in places:
-            labels[place] = rng.permutation(labels[place])
-        chance.append(bits(labels))
-    tokens = sum(view.leading[layer].size for view in views)
-    return Information(bits(weathers), float(np.mean(chance)), float(np.quantile(chance, 0.95)), tokens)
+    found = information_and_chance(
+        np.stack([view.leads[layer] for view in views]),
+        np.array([view.case.group for view in views]),
+        np.array([view.case.name for view in views]),
+        seed,
+    )
+    return Information(*found, tokens=sum(view.leading[layer].size for view in views))
 
 
 def by_weather(views: Sequence[View], figure: Callable[[View], Any]) -> dict[str, np.ndarray]:

@@ -13,8 +13,9 @@ import numpy as np
 
 import mofme_jax
 from mofme_jax.evaluation.evaluator import PROTOCOL
+from mofme_jax.evaluation.routing_measures import SHUFFLES, load_entropy
 from mofme_jax.restoring import atlas_drawing as draw
-from mofme_jax.restoring.atlas_figures import SHUFFLES, View, by_weather, load_entropy, weather_information
+from mofme_jax.restoring.atlas_figures import View, by_weather, weather_information
 from mofme_jax.restoring.pictures import expert_picture
 from mofme_jax.viz import heat
 

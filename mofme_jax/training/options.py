@@ -26,6 +26,7 @@ class ModelOptions:
     norm_order: str
     router_dropout: float
     router_passes: int
+    router_temperature: float
     generator: str
     rank: int
     dispatch: str

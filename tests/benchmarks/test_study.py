@@ -146,14 +146,12 @@ def test_every_arm_is_a_config(study, tmp_path):
     from mofme_jax.training.options import read_options
     from mofme_jax.training.sources import batch_groups
 
-    not_yet = ("mofme-heteroscedastic", "mofme-temperature-0.5", "mofme-temperature-2")
     settings = study("study").Settings()
     for group in study("study_arms").GROUPS.values():
         for arm in group.arms:
-            if arm.name not in not_yet:
-                options = read_options(read_config(study("study").train_flags(arm, 1, settings)))
-                assert batch_groups(options, paired=False) >= 1
-                assert (options.seed, options.train.warmup, options.checkpoint_every) == (1, 200, 500)
+            options = read_options(read_config(study("study").train_flags(arm, 1, settings)))
+            assert batch_groups(options, paired=False) >= 1
+            assert (options.seed, options.train.warmup, options.checkpoint_every) == (1, 200, 500)
 
 
 def runs_of(tables, *psnrs, weather="haze"):

@@ -191,9 +191,9 @@ def test_no_seam_where_tiles_disagree():
     np.testing.assert_allclose(jax.device_get(restored[0]), restored[-1], rtol=1e-5)
 
 
-def windowed(window: int, depth: int = 2):
+def windowed(window: int, depth: int = 2, **fields):
     """A network with a finite receptive field, far from its start, on which everything matters."""
-    model = mofme_jax.build("tiny", window=window if depth else None, depth=depth, dispatch="dense")
+    model = mofme_jax.build("tiny", window=window if depth else None, depth=depth, dispatch="dense", **fields)
     params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))["params"]
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(1), len(leaves))
@@ -242,6 +242,18 @@ def test_the_spread_is_that_of_the_passes_and_has_no_seams():
     assert seen.spread.max() > 0.01
     np.testing.assert_array_equal(seen.spread, observe(model, params, image, tile=64, passes=4).spread)
     assert observe(model, params, image, tile=64).spread is None
+
+
+def test_passes_of_a_heteroscedastic_router_draw_its_own_logits():
+    model, params = windowed(2, router="heteroscedastic", router_dropout=0.0)  # which it has no use for
+    image = np.random.default_rng(0).random((64, 64, 3), np.float32)
+    seen = observe(model, params, image, tile=64, passes=4)
+    np.testing.assert_array_equal(seen.spread, observe(model, params, image, tile=64, passes=4).spread)
+    certain = jax.tree.map(lambda leaf: leaf, params)
+    for block in ("block_0", "block_1"):
+        certain[block]["mixture"]["router"]["variance_bias"] -= 200.0
+    assert seen.spread.max() > 0.01
+    assert observe(model, certain, image, tile=64, passes=4).spread.max() < 1e-3
 
 
 def test_the_default_tile_holds_the_receptive_field():

@@ -82,13 +82,13 @@ def test_equal_experts_are_one_modulation(generator):
 
 
 @pytest.mark.parametrize("kind", ["mofme", "moe"])
-@pytest.mark.parametrize("router", ["linear", "deterministic", "stochastic"])
+@pytest.mark.parametrize("router", ["linear", "deterministic", "stochastic", "heteroscedastic"])
 def test_the_order_of_the_experts_does_not_matter(kind, router):
     layer = Mixture(kind, hidden=16, num_experts=E, top_k=2, router=router)
     params = shaken(jax.jit(layer.init)(KEY, X)["params"])
     order = jnp.array([3, 0, 4, 1, 2])
     permuted = jax.tree.map(lambda a: a, params)
-    permuted["router"]["kernel"] = params["router"]["kernel"][:, order]
+    permuted["router"] = jax.tree.map(lambda a: a[..., order], params["router"])
     owner = permuted["modulation"] if kind == "mofme" else permuted
     owner["experts"] = jax.tree.map(lambda a: a[order], owner["experts"])
     apply = jax.jit(layer.apply)

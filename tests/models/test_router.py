@@ -4,14 +4,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mofme_jax.models.router import (
-    Router,
+from mofme_jax.models.film import axis_names
+from mofme_jax.models.router import FIRST_VARIANCE, Router, select
+from mofme_jax.models.router_heads import (
     deterministic_router,
     dropout_passes,
     entropy,
+    heteroscedastic_router,
     linear_router,
+    mean_field,
     paper_router,
-    select,
+    predicted_variance,
     stochastic_router,
 )
 
@@ -21,10 +24,21 @@ linear_router = jax.jit(linear_router)
 stochastic_router = jax.jit(stochastic_router, static_argnums=(2, 3))
 paper_router = jax.jit(paper_router, static_argnums=(2, 3))
 dropout_passes = jax.jit(dropout_passes, static_argnums=(2, 3))
+heteroscedastic_router = jax.jit(heteroscedastic_router)
 
 KEY = jax.random.key(0)
 X = jax.random.normal(jax.random.key(1), (40, 24))
 W = jax.random.normal(jax.random.key(2), (24, 6)) / 5
+VAR = predicted_variance(X, jax.random.normal(jax.random.key(3), (24, 6)) / 5, jnp.zeros(6))
+KINDS = ["linear", "deterministic", "stochastic", "heteroscedastic", "paper"]
+
+
+def shaken(params):
+    """Parameters away from their start, at which a heteroscedastic router's variance is the same for every token."""
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(4), len(leaves))
+    moved = [leaf + 0.2 * jax.random.normal(k, leaf.shape) for leaf, k in zip(leaves, keys, strict=True)]
+    return jax.tree.unflatten(tree, moved)
 
 
 @pytest.mark.parametrize(
@@ -33,9 +47,11 @@ W = jax.random.normal(jax.random.key(2), (24, 6)) / 5
         linear_router(X, W),
         deterministic_router(X, W, 0.2),
         stochastic_router(X, W, 0.2, 5, KEY),
+        heteroscedastic_router(X, W, VAR),
+        heteroscedastic_router(X, W, VAR, KEY),
         paper_router(X, W, 0.2, 5, KEY),
     ],
-    ids=["linear", "deterministic", "stochastic", "paper"],
+    ids=["linear", "deterministic", "stochastic", "heteroscedastic", "heteroscedastic, drawn", "paper"],
 )
 def test_probabilities_lie_on_the_simplex(dist):
     assert (dist.probs >= 0).all()
@@ -84,6 +100,105 @@ def test_no_dropout_is_the_linear_router():
     chex.assert_trees_all_close(stochastic_router(X, W, 0.0, 3, KEY), linear, atol=1e-6)
 
 
+def test_without_a_key_learnt_variance_is_averaged_out_by_the_mean_field():
+    chex.assert_trees_all_equal(heteroscedastic_router(X, W, VAR), jax.jit(mean_field)(jnp.matmul(X, W), VAR))
+    chex.assert_trees_all_equal(heteroscedastic_router(X, W, jnp.zeros_like(VAR)), linear_router(X, W))
+
+
+def test_drawn_logits_have_the_moments_they_are_said_to_have():
+    keys = jax.random.split(KEY, 4000)
+    logits = jax.jit(jax.vmap(lambda key: jnp.log(heteroscedastic_router(X, W, VAR, key).probs)))(keys)
+    # a softmax forgets what is added to all logits: differences of two experts keep mean and variance
+    mean, var = jnp.matmul(X, W), VAR
+    drawn = logits[..., 1:] - logits[..., :1]
+    np.testing.assert_allclose(drawn.var(0), var[:, 1:] + var[:, :1], rtol=0.12)
+    off = (drawn.mean(0) - (mean[:, 1:] - mean[:, :1])) / jnp.sqrt((var[:, 1:] + var[:, :1]) / 4000)
+    assert jnp.abs(off).max() < 5
+    # no two tokens or experts share a draw
+    noise = (logits - logits.mean(0))[..., 1:] - (logits - logits.mean(0))[..., :1]
+    flat = noise[:, :5].reshape(4000, -1)
+    across = jnp.abs(jnp.corrcoef(flat.T)).reshape(5, 5, 5, 5)
+    assert max(across[i, :, j].max() for i in range(5) for j in range(5) if i != j) < 0.1
+
+
+def test_mutual_information_of_learnt_variance_follows_the_sampled_one():
+    small = VAR / 10
+    each = jax.vmap(lambda key: heteroscedastic_router(X, W, small, key).probs)(jax.random.split(KEY, 2000))
+    sampled = entropy(each.mean(0)) - entropy(each).mean(0)
+    np.testing.assert_allclose(heteroscedastic_router(X, W, small).mutual_information, sampled, rtol=0.15)
+
+
+def test_a_heteroscedastic_router_starts_with_little_variance_the_same_everywhere():
+    router = Router(6, 2, "heteroscedastic")
+    params = jax.jit(router.init)(KEY, X)["params"]
+    shapes = {"kernel": (24, 6), "variance_kernel": (24, 6), "variance_bias": (6,)}
+    assert jax.tree.map(jnp.shape, params) == shapes
+    assert axis_names(params) == {name: (None,) * len(shape) for name, shape in shapes.items()}
+    np.testing.assert_array_equal(params["variance_kernel"], 0.0)
+    var = predicted_variance(X, params["variance_kernel"], params["variance_bias"])
+    np.testing.assert_allclose(var, FIRST_VARIANCE, rtol=1e-5)
+    # and with the kernel that any other head would start with
+    np.testing.assert_array_equal(params["kernel"], jax.jit(Router(6, 2).init)(KEY, X)["params"]["kernel"])
+
+
+@pytest.mark.parametrize("bias", [0.0, -200.0])
+def test_every_parameter_of_learnt_variance_has_a_finite_gradient(bias):
+    router = Router(6, 2, "heteroscedastic")
+    params = shaken(jax.jit(router.init)(KEY, X))
+    params["params"]["variance_bias"] += bias  # -200: a variance of 0, whose root has no slope
+
+    def loss(params):
+        return (router.apply(params, X, rngs={"dropout": KEY})[0] ** 2).sum()
+
+    grads = jax.jit(jax.grad(loss))(params)["params"]
+    for name, grad in grads.items():
+        assert jnp.isfinite(grad).all(), name
+        assert grad.any() == (bias == 0 or name == "kernel"), name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_temperature_divides_the_logits(kind):
+    params = shaken(jax.jit(Router(6, 2, kind).init)(KEY, X))
+    warm = {"params": params["params"] | {"kernel": 4 * params["params"]["kernel"]}}
+
+    def routed(params, **fields):
+        return jax.jit(lambda p: Router(6, 2, kind, dropout_rate=0.3, **fields).apply(p, X)[1])(params)
+
+    if kind != "heteroscedastic":  # its variance does not come from the kernel
+        chex.assert_trees_all_equal(routed(warm, temperature=4.0), routed(params))
+    np.testing.assert_allclose(routed(params, temperature=2.0).logits, routed(params).logits / 2, rtol=1e-6)
+    np.testing.assert_allclose(routed(params, temperature=1e4).probs, 1 / 6, atol=1e-3)
+
+
+def test_temperature_divides_variances_by_its_square():
+    router = Router(6, 2, "heteroscedastic", temperature=2.0)
+    params = shaken(jax.jit(router.init)(KEY, X))
+    kernel, variance_kernel, bias = (params["params"][n] for n in ("kernel", "variance_kernel", "variance_bias"))
+    var = predicted_variance(X, variance_kernel, bias)
+    expected = heteroscedastic_router(X, kernel / 2, var / 4)
+    np.testing.assert_allclose(jax.jit(router.apply)(params, X)[1].probs, expected.probs, rtol=1e-5)
+    mean, spread = (deterministic_router(X, W / t, 0.3) for t in (1.0, 2.0))
+    np.testing.assert_allclose(spread.mean_logits, mean.mean_logits / 2, rtol=1e-6)
+    np.testing.assert_allclose(spread.var_logits, mean.var_logits / 4, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_temperature_of_one_changes_not_a_bit(kind):
+    router = Router(6, 2, kind, dropout_rate=0.3)
+    params = shaken(jax.jit(router.init)(KEY, X))
+    kernel = params["params"]["kernel"]
+    var = predicted_variance(X, *(params["params"].get(n, 0.0) for n in ("variance_kernel", "variance_bias"))) \
+        if kind == "heteroscedastic" else None  # fmt: skip
+    dist = {
+        "linear": lambda: linear_router(X, kernel),
+        "deterministic": lambda: deterministic_router(X, kernel, 0.3),
+        "stochastic": lambda: stochastic_router(X, kernel, 0.3, 5, jax.random.key(0)),
+        "heteroscedastic": lambda: heteroscedastic_router(X, kernel, var),
+        "paper": lambda: paper_router(X, kernel, 0.3, 5, jax.random.key(0)),
+    }[kind]()
+    np.testing.assert_array_equal(jax.jit(router.apply)(params, X)[1].probs, dist.probs)
+
+
 def test_paper_weights_have_unit_length_and_sum_to_zero():
     weights = paper_router(X, W, 0.2, 5, KEY).weights
     np.testing.assert_allclose(jnp.linalg.norm(weights, axis=-1), 1.0, atol=1e-3)
@@ -130,7 +245,7 @@ def test_all_experts_chosen_is_the_plain_softmax(norm_order):
     np.testing.assert_allclose(select(probs, 6, norm_order)[0], probs, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["linear", "deterministic", "stochastic"])
+@pytest.mark.parametrize("kind", ["linear", "deterministic", "stochastic", "heteroscedastic"])
 def test_one_expert_gets_everything(kind):
     router = Router(1, 1, kind)
     gates, routing = jax.jit(router.apply)(jax.jit(router.init)(KEY, X), X)
@@ -138,8 +253,9 @@ def test_one_expert_gets_everything(kind):
     np.testing.assert_allclose(routing.entropy, 0.0, atol=1e-6)
 
 
-def test_sampling_follows_the_key_and_is_fixed_without_one():
-    router = Router(6, 2, "stochastic", dropout_rate=0.4)
+@pytest.mark.parametrize("kind", ["stochastic", "heteroscedastic", "paper"])
+def test_sampling_follows_the_key_and_is_fixed_without_one(kind):
+    router = Router(6, 2, kind, dropout_rate=0.4)
     params = jax.jit(router.init)(KEY, X)
     apply = jax.jit(router.apply)
     still = apply(params, X)[1]
@@ -148,19 +264,19 @@ def test_sampling_follows_the_key_and_is_fixed_without_one():
     assert not jnp.array_equal(still.probs, keyed.probs)
 
 
-@pytest.mark.parametrize("kind", ["linear", "deterministic", "stochastic", "paper"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_token_does_not_depend_on_its_batch(kind):
     router = Router(6, 2, kind, dropout_rate=0.3)
-    params = jax.jit(router.init)(KEY, X)
+    params = shaken(jax.jit(router.init)(KEY, X))
     apply = jax.jit(router.apply)
     alone, together = apply(params, X[3:4])[0], apply(params, X)[0][3:4]
     np.testing.assert_allclose(alone, together, atol=2e-3 if kind == "paper" else 1e-6)
 
 
-@pytest.mark.parametrize("kind", ["linear", "deterministic", "stochastic", "paper"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_an_expert_switched_off_is_not_chosen(kind):
     router = Router(6, 2, kind, dropout_rate=0.3)
-    params = jax.jit(router.init)(KEY, X)
+    params = shaken(jax.jit(router.init)(KEY, X))
     apply = jax.jit(router.apply)
     all_on = apply(params, X, jnp.ones(6))[1]
     chex.assert_trees_all_equal(all_on, apply(params, X)[1])
@@ -220,6 +336,9 @@ def test_load_counts_the_choices():
         (dict(num_experts=4, top_k=2, norm_order="both"), "both"),
         (dict(num_experts=4, top_k=2, dropout_rate=1.0), "router_dropout=1.0"),
         (dict(num_experts=4, top_k=2, passes=0), "router_passes=0"),
+        (dict(num_experts=4, top_k=2, temperature=0.0), "router_temperature=0.0 .* above 0"),
+        (dict(num_experts=4, top_k=2, temperature=float("nan")), "router_temperature=nan"),
+        (dict(num_experts=4, top_k=2, temperature=float("inf")), "router_temperature=inf"),
         (dict(num_experts=4, top_k=2, kind="paper", norm_order="topk_softmax"), "signed"),
         (dict(num_experts=4, top_k=2, kind="paper", dropout_rate=0.0), "passes that differ"),
     ],

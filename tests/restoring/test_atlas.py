@@ -19,7 +19,7 @@ from mofme_jax.models.router import Routing, entropy, select
 from mofme_jax.restoring import atlas
 from mofme_jax.restoring.atlas import look, write_atlas
 from mofme_jax.restoring.atlas_drawing import enlarged, palette
-from mofme_jax.restoring.atlas_figures import View, by_weather, load_entropy, mutual_information, weather_information
+from mofme_jax.restoring.atlas_figures import View, by_weather, weather_information
 
 DARK, LIGHT = 64, 192
 
@@ -65,27 +65,6 @@ def view_of(group, name, leading):
     leading = np.array([[leading]])
     nothing = np.zeros((1, 2))
     return View(Case(group, name, None, None), None, leading, nothing, nothing[0], None, None, 0.0, 0.0, nothing)
-
-
-@pytest.mark.parametrize(
-    ("shares", "expected"), [([0.5, 0.5], 1), ([1, 0], 0), ([0.5, 0.5, 0, 0], 0.5), ([0.25] * 4, 1), ([1.0], 1)]
-)
-def test_load_entropy_by_hand(shares, expected):
-    assert load_entropy(np.array(shares)) == pytest.approx(expected)
-
-
-@pytest.mark.parametrize(
-    ("shares", "bits"),
-    [
-        ([[0.3, 0.7], [0.3, 0.7]], 0),
-        (np.eye(2), 1),
-        (np.eye(4), 2),
-        # the mean row is (3/4, 1/4): log2 4/3 for the one row, (log2 2/3 + log2 2) / 2 for the other
-        ([[1, 0], [0.5, 0.5]], (np.log2(4 / 3) + np.log2(4 / 3) / 2) / 2),
-    ],
-)
-def test_mutual_information_by_hand(shares, bits):
-    assert mutual_information(np.array(shares, float)) == pytest.approx(bits)
 
 
 def test_chance_is_told_from_a_weather_that_experts_know():
