@@ -1,6 +1,5 @@
 """Trains MoFME: `python train.py --config configs/default.py --workdir runs/default [--config.field=value]`."""
 
-import os
 import signal
 import sys
 
@@ -30,7 +29,10 @@ def parse(argv: list[str]) -> list[str]:
 
 
 def main(argv: list[str]) -> None:
-    """Runs the training; a config, folder or file that will not do ends in one line on stderr, status 1."""
+    """Runs the training; a config, folder or file that will not do ends in one line on stderr, status 1.
+
+    A run that a signal stopped ends in one line as well, status 75.
+    """
     if len(argv) > 1:
         sys.exit(f"train.py: unexpected argument {argv[1]!r}; fields are set as --config.field=value")
     logging.set_verbosity(logging.WARNING)  # the libraries report every file they rename
@@ -41,10 +43,10 @@ def main(argv: list[str]) -> None:
     from mofme_jax.compiled import keep_compiled
     from mofme_jax.training import train_and_evaluate
     from mofme_jax.training.processes import join
+    from mofme_jax.training.stopping import STOPPED, Stopped
 
     values = flags.FLAGS
     place = (values.coordinator, values.process_id, values.process_count)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what a scheduler sends: ends as Ctrl-C does
     try:
         keep_compiled()
         if values.distributed or place != (None, None, None):
@@ -52,10 +54,14 @@ def main(argv: list[str]) -> None:
         train_and_evaluate(config, flags.FLAGS.workdir)
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
         sys.exit(f"train.py: {error}")
-    except KeyboardInterrupt:
-        print("train.py: stopped; the same command goes on from the last checkpoint", file=sys.stderr, flush=True)
-        os._exit(1)  # all is closed that can be: no thread or process that was interrupted may keep the command waiting
+    except Stopped as stopped:
+        print(f"train.py: {stopped}; the same command goes on from there", file=sys.stderr)
+        sys.exit(STOPPED)
 
 
 if __name__ == "__main__":
+    # Where nothing is lost by it, Ctrl-C ends the process as SIGTERM does: at once, even while XLA compiles, and by no
+    # exception, which a library may swallow. Where a signal is ignored (nohup, a job in the background) it stays so.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     app.run(main, flags_parser=parse)

@@ -19,16 +19,38 @@ ROOT = Path(__file__).parents[1]
 STEPS = 8
 
 
+@pytest.fixture(autouse=True)
+def interruptible():
+    """A process that is started can be interrupted, though this one, in the background, may ignore it."""
+    found = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, found)
+
+
 @pytest.fixture
 def start(tmp_path):
-    """start(*flags) -> the process; output is collected in files."""
+    """start(*flags) -> the process, alone in its group; output is collected in files.
+
+    `but`: Python that runs first, to put another thing in the place of one.
+    """
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     processes = []
 
-    def start(*flags):
+    def start(*flags, but=""):
+        program = (
+            ["-c", f"{but}\nimport runpy\nrunpy.run_path('train.py', run_name='__main__')"] if but else ["train.py"]
+        )
         with (tmp_path / "out").open("w") as out, (tmp_path / "err").open("w") as err:
-            command = [sys.executable, "train.py", *flags]
-            processes.append(subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=err))
+            processes.append(
+                subprocess.Popen(
+                    [sys.executable, *program, *flags],
+                    cwd=ROOT,
+                    env=environment,
+                    stdout=out,
+                    stderr=err,
+                    start_new_session=True,
+                )
+            )
         return processes[-1]
 
     yield start
@@ -156,6 +178,77 @@ def test_the_workdir_of_another_config_is_left_alone(fails, small_flags, finishe
     assert {path: path.stat().st_mtime_ns for path in finished_run[0].rglob("*")} == before
 
 
+SIGNAL_IN_STEP = """
+import os
+from mofme_jax.training import loop
+put, batches = loop.sharding.put_batch, []
+def put_batch(batch, mesh):
+    batches.append(batch)
+    if len(batches) == {step}:
+        os.kill(os.getpid(), {sent})
+    return put(batch, mesh)
+loop.sharding.put_batch = put_batch
+"""
+"""A signal in the middle of a step, the `step`-th that this process takes."""
+
+HANG = """
+import os, time
+def hang(*args, **kwargs):
+    os.close(os.open({there!r}, os.O_CREAT))
+    while True:
+        try:
+            time.sleep(60)
+        except BaseException:
+            pass
+from mofme_jax.training import loop
+loop.{name} = hang
+"""
+"""A function that makes a file, never returns, and swallows exceptions."""
+
+
+def test_a_stopped_run_is_saved_where_it_is_and_ends_as_an_undisturbed_one(
+    start, small_flags, finished_run, logged, saved_state, tmp_path
+):
+    run = tmp_path / "run"
+    # at the end of a log period; then, gone on with, in the middle of one
+    for sent, step, reached in [(signal.SIGTERM, 2, 2), (signal.SIGINT, 3, 5)]:
+        but = SIGNAL_IN_STEP.format(step=step, sent=int(sent))
+        assert start(*small_flags, f"--workdir={run}", but=but).wait(300) == 75, (tmp_path / "err").read_text()
+        said = (tmp_path / "err").read_text()
+        assert said == f"train.py: stopped at step {reached}, which is saved; the same command goes on from there\n"
+        assert (run / "checkpoints" / str(reached) / "state").is_dir()
+    assert not (run / "report.json").exists()
+    assert start(*small_flags, f"--workdir={run}").wait(300) == 0, (tmp_path / "err").read_text()
+    assert "going on from step 5 of 6" in (tmp_path / "out").read_text()
+    assert logged(run) == logged(finished_run[0])
+    jax.tree.map(np.testing.assert_array_equal, saved_state(run, 6), saved_state(finished_run[0], 6))
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_before_the_first_step_ends_the_run_at_once(sent, start, small_flags, tmp_path):
+    compiling = tmp_path / "compiling"
+    but = HANG.format(name="build_step", there=str(compiling))
+    process = start(*small_flags, f"--workdir={tmp_path / 'run'}", but=but)
+    assert wait_until(compiling.exists, process), (tmp_path / "err").read_text()
+    process.send_signal(sent)
+    assert process.wait(60) == -sent  # 143 and 130 in a shell
+    assert (tmp_path / "err").read_text() == ""
+
+
+def test_a_second_signal_ends_the_run_without_saving(start, small_flags, finished_run, saved_state, tmp_path):
+    run, saving = tmp_path / "run", tmp_path / "saving"
+    # the checkpoint of step 3 is whole; that of step 4, at which it stops, does not end
+    but = HANG.format(name="unused", there=str(saving)) + SIGNAL_IN_STEP.format(step=4, sent=int(signal.SIGTERM))
+    but += "save = loop.save\nloop.save = lambda *args: (hang if int(args[3].step) == 4 else save)(*args)\n"
+    process = start(*small_flags, f"--workdir={run}", but=but)
+    both = (saving, run / "checkpoints" / "3")  # which is saved in the background
+    assert wait_until(lambda: all(path.exists() for path in both), process), (tmp_path / "err").read_text()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == -signal.SIGINT
+    assert [path.name for path in (run / "checkpoints").iterdir() if path.name.isdigit()] == ["3"]
+    jax.tree.map(np.testing.assert_array_equal, saved_state(run, 3), saved_state(finished_run[0], 3))
+
+
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for processes in /proc")
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_workers_end_with_the_run_however_it_ends(sent, start, small_flags, tmp_path):
@@ -164,15 +257,19 @@ def test_workers_end_with_the_run_however_it_ends(sent, start, small_flags, tmp_
     assert wait_until(lambda: (tmp_path / "run" / "metrics.jsonl").exists(), process), (tmp_path / "err").read_text()
     workers = children(process.pid)
     assert workers
-    process.send_signal(sent)
+    if sent == signal.SIGKILL:
+        process.kill()
+    else:
+        os.killpg(process.pid, sent)  # as a terminal sends Ctrl-C
     process.wait(120)
     end = time.monotonic() + 30
     while [pid for pid in workers if Path(f"/proc/{pid}").exists()]:
         assert time.monotonic() < end
         time.sleep(0.1)
-    said = (tmp_path / "err").read_text()
     if sent != signal.SIGKILL:
-        assert "train.py: stopped" in said
+        said = (tmp_path / "err").read_text()
+        assert process.returncode == 75, said
+        assert said.startswith("train.py: stopped at step ")
         assert "Traceback" not in said
 
 

@@ -5,12 +5,13 @@ epoch, every crop is drawn from (seed, position) alone, and the iterator's state
 after a stop with exactly the batches it would have seen.
 """
 
+import atexit
 import math
+import multiprocessing
 import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,9 @@ import grain
 import numpy as np
 from absl import flags
 from PIL import Image
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+"""What ends a process, and not its workers."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +96,16 @@ class TrainingStream(Iterator[np.ndarray]):
 
     def __next__(self) -> np.ndarray:
         if self._iterator is None:
-            self._iterator = self._start()
-        batch = next(self._iterator)
+            # a worker, and the thread that starts it, inherit what is held back: until a worker ignores them, signals
+            # to all processes cannot end it. This process takes them in other threads, or behind its first batch
+            held = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS if self._workers else ())
+            try:
+                self._iterator = self._start()
+                batch = next(self._iterator)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, held)
+        else:
+            batch = next(self._iterator)
         self._taken += 1
         return batch
 
@@ -109,10 +121,8 @@ class TrainingStream(Iterator[np.ndarray]):
     def close(self) -> None:
         """Ends the threads or processes that read ahead; another `next` starts them anew."""
         if self._iterator is not None:
-            # an interrupt may have come while the iterator held a lock that closing it waits for
-            closing = threading.Thread(target=self._iterator.close, daemon=True)
-            closing.start()
-            closing.join(timeout=20)
+            self._iterator.close()
+            atexit.unregister(self._iterator.close)
         self._iterator = None
 
     def _start(self) -> grain.DatasetIterator:
@@ -124,18 +134,26 @@ class TrainingStream(Iterator[np.ndarray]):
             flags.FLAGS.mark_as_parsed()
         options = grain.multiprocessing.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=2)
         one_thread = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
-        return iter(rest.to_iter_dataset(one_thread).mp_prefetch(options, _leave_with_parent))
+        iterator = iter(rest.to_iter_dataset(one_thread).mp_prefetch(options, _leave_with_parent))
+        # Python ends what was not closed by SIGTERM, which workers ignore, and then waits for them
+        atexit.register(iterator.close)
+        return iterator
 
 
 def _leave_with_parent(index: int, count: int) -> None:
-    """What a worker does first: leaves interrupts to its parent, and ends when that is gone, however it went."""
+    """What a worker does first: it leaves signals to its parent, and ends when that is gone, however it went.
+
+    A terminal sends Ctrl-C, and a scheduler may send SIGTERM, to all processes; the parent needs its workers until the
+    step that it is taking is saved.
+    """
     del index, count
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = os.getppid()
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(2)
+        parent.join()
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -1,9 +1,9 @@
 """The training run, from a config and a folder to a report. Reads from top to bottom."""
 
 import os
-import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -24,8 +24,12 @@ from mofme_jax.training.options import Options, build_model, read_options
 from mofme_jax.training.report import write_report
 from mofme_jax.training.sources import batch_groups, open_sources
 from mofme_jax.training.state import TrainState
+from mofme_jax.training.stopping import Stopped, StopSignals
 from mofme_jax.training.workdir import MetricsLog, claim_workdir, prepare_workdir
 from mofme_jax.viz import Progress
+
+Window = list[dict[str, float]]
+"""The metrics of each step of a log period."""
 
 TrainStep = Callable[[TrainState, jax.Array], tuple[TrainState, dict[str, jax.Array]]]
 
@@ -35,6 +39,9 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict:
 
     What wins: a checkpoint in the workdir, then a fresh start. Everything random depends on config.seed and the step,
     so that a stopped run ends as an undisturbed one.
+
+    Once a step is taken, SIGINT or SIGTERM stops the run behind the step that is being taken, which is saved; before
+    that and during the report, they do what they did.
 
     Args:
       config: see configs/default.py, where every field is explained.
@@ -48,6 +55,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict:
       ValueError, OSError, ImportError: a config, folder, photograph or installation that will not do, before any
         training; the message names it and the remedy.
       FloatingPointError: the gradients were not finite `max_bad_steps` times in a row.
+      Stopped: a KeyboardInterrupt, by a signal; the last step is saved.
     """
     options = read_options(config)
     use_host_devices(options.train.host_devices)
@@ -75,35 +83,23 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict:
         workers=options.data.workers,
     )
     checkpoints = Checkpoints(workdir, options.keep_checkpoints, config.to_dict())
-    spent = 0.0
-    if checkpoints.latest_step() is not None:
-        state, progress = checkpoints.restore(state)
-        check_same_images(progress["images"], sources.signature())
-        stream.set_state(progress["stream"])
-        spent = progress["seconds"]
-        processes.say(f"going on from step {int(state.step)} of {total}, {workdir}")
+    with closing(stream), closing(checkpoints):
+        spent, window = 0.0, []
+        if checkpoints.latest_step() is not None:
+            state, progress = checkpoints.restore(state)
+            check_same_images(progress["images"], sources.signature())
+            stream.set_state(progress["stream"])
+            spent = progress["seconds"]
+            window = progress.get("window", [])  # older checkpoints end a log period
+            processes.say(f"going on from step {int(state.step)} of {total}, {workdir}")
 
-    step = build_step(options, model, optimiser, image_loss, paired=sources.paired, mesh=mesh)
-    parameters = sum(x.size for x in jax.tree.leaves(state.params))
-    processes.say(f"{parameters / 1e6:.2f} M parameters, {images} training images, {total} steps of "
-                  f"{options.train.batch}, on {mesh.size} {jax.devices()[0].platform} device(s)\n"
-                  "compiling the training step (up to a minute)")  # fmt: skip
-    try:
+        step = build_step(options, model, optimiser, image_loss, paired=sources.paired, mesh=mesh)
+        parameters = sum(x.size for x in jax.tree.leaves(state.params))
+        processes.say(f"{parameters / 1e6:.2f} M parameters, {images} training images, {total} steps of "
+                      f"{options.train.batch}, on {mesh.size} {jax.devices()[0].platform} device(s)\n"
+                      "compiling the training step (up to a minute)")  # fmt: skip
         keep = partial(save, checkpoints, stream, sources.signature())
-        state, seconds = run_steps(state, stream, step, mesh, keep, workdir, options, total, spent)
-    except KeyboardInterrupt:
-        # it may have come inside a save, which then never ends, and whose files the next run sweeps up
-        closing = threading.Thread(target=checkpoints.close, daemon=True)
-        closing.start()
-        closing.join(timeout=20)
-        stream.close()
-        raise
-    except BaseException:
-        stream.close()
-        checkpoints.close()
-        raise
-    stream.close()
-    checkpoints.close()
+        state, seconds = run_steps(state, stream, step, mesh, keep, workdir, options, total, spent, window)
     return write_report(workdir, model, on_one_device(state.ema, mesh), sources, options, total, seconds)
 
 
@@ -112,13 +108,17 @@ def run_steps(
     stream: TrainingStream,
     step: TrainStep,
     mesh: Mesh,
-    keep: Callable[[TrainState, float], None],
+    keep: Callable[[TrainState, float, Window], None],
     workdir: Path,
     options: Options,
     total: int,
     spent: float,
+    window: Window,
 ) -> tuple[TrainState, float]:
-    """The loop. Returns the last state and the seconds of training, with the `spent` ones of stopped runs."""
+    """The loop. Returns the last state and the seconds of training, with the `spent` ones of stopped runs.
+
+    `window` is what a stopped run had seen of the log period in which it stopped. Raises Stopped.
+    """
     start = int(state.step)
     if start == total:
         return state, spent
@@ -126,8 +126,7 @@ def run_steps(
     progress = Progress(total, start, options.train.batch, silent=not processes.is_first())
     waited, clock = 0.0, time.monotonic()
     pending: dict[str, jax.Array] | None = None
-    window: list[dict[str, np.ndarray]] = []
-    with MetricsLog(workdir, start) as log:
+    with MetricsLog(workdir, start) as log, StopSignals() as signals:
         for n in range(start + 1, total + 1):
             asked = time.monotonic()
             batch = next(stream)
@@ -135,18 +134,22 @@ def run_steps(
             photographs = sharding.put_batch(batch, mesh)
             with jax.transfer_guard("disallow"):
                 state, metrics = step(state, photographs)
+            signals.listen()  # the first step has compiled: until then nothing is lost by ending at once
             # step n runs while the figures of step n - 1 are read; waiting for those also keeps the host from
             # queueing steps without bound, which the CPU's collectives do not survive
             if pending is not None:
-                window.append(jax.device_get(pending))
+                window.append(read(pending))
             pending = metrics
+            stops = signals.ask(n)
             saves = n % options.checkpoint_every == 0 or n == total
-            # a checkpoint ends the log period as well: a run that goes on from it then logs means over the same
-            # steps as an undisturbed one, and no parameters are saved that the NaN watch has not seen
-            if n % options.log_every == 0 or saves:
-                window.append(jax.device_get(pending))
-                figures = summarise(window, options.train.max_bad_steps, n)
-                pending, window = None, []
+            # a checkpoint of an undisturbed run ends the log period as well
+            logs = n % options.log_every == 0 or saves
+            if logs or stops:
+                window.append(read(pending))
+                pending = None
+                figures = summarise(window, options.train.max_bad_steps, n)  # no bad parameters are saved
+            if logs:
+                window = []
                 shown = {
                     "loss": figures["loss"],
                     "PSNR": figures["psnr_rgb"],
@@ -156,20 +159,34 @@ def run_steps(
                 figures["data_wait"] = waited / max(time.monotonic() - clock, 1e-9)
                 waited, clock = 0.0, time.monotonic()
                 log.write(n, figures)
-            if saves:
+            if saves or stops:
                 spent = time.monotonic() - began
-                keep(state, spent)
+                keep(state, spent, window)
+            if stops:
+                raise Stopped(n)
             if saves or n == start + 1:
                 progress.restart_clock(n)  # the first step compiled, a save is not training
                 waited, clock = 0.0, time.monotonic()
     return state, spent
 
 
+def read(metrics: dict[str, jax.Array]) -> dict[str, float]:
+    """Waits for the metrics of a step. Python's numbers go through JSON unchanged, to the bit."""
+    return {name: value.item() for name, value in jax.device_get(metrics).items()}
+
+
 def save(
-    checkpoints: Checkpoints, stream: TrainingStream, images: list[str], state: TrainState, seconds: float
+    checkpoints: Checkpoints,
+    stream: TrainingStream,
+    images: list[str],
+    state: TrainState,
+    seconds: float,
+    window: Window,
 ) -> None:
-    """A checkpoint: the state, the place in the stream, what the stream is of, and the seconds of training."""
-    checkpoints.save(state, {"stream": stream.get_state(), "images": images, "seconds": seconds})
+    """A checkpoint: the state, the place in the stream, what the stream is of, the seconds of training, and of an
+    unfinished log period what is not logged yet."""
+    seen = list(window)  # saving goes on behind the next steps, which add to theirs
+    checkpoints.save(state, {"stream": stream.get_state(), "images": images, "seconds": seconds, "window": seen})
 
 
 def check_same_images(began_with: list[str], now: list[str]) -> None:
@@ -181,7 +198,7 @@ def check_same_images(began_with: list[str], now: list[str]) -> None:
         )
 
 
-def summarise(window: list[dict], max_bad_steps: int, step: int) -> dict[str, float]:
+def summarise(window: Window, max_bad_steps: int, step: int) -> dict[str, float]:
     """Means over a log period, of its good steps; NaN where it had none.
 
     Args:

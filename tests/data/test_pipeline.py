@@ -2,6 +2,11 @@
 
 import hashlib
 import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
 from itertools import product
 
 import numpy as np
@@ -136,6 +141,33 @@ def test_the_first_batches_are_the_same_across_a_stop(stop, whole):
 @pytest.mark.parametrize(("workers", "processes", "stop"), [(3, 1, None), (1, 2, 100)])
 def test_the_first_batches_are_the_same_with_workers(workers, processes, stop, whole):
     assert digest(processes, stop, workers=workers) == whole
+
+
+def test_workers_leave_signals_to_their_parent():
+    iterator = stream(workers=2)
+    next(iterator)
+    workers = multiprocessing.active_children()
+    assert len(workers) == 2
+    for worker in workers:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            os.kill(worker.pid, number)
+    take(iterator, 50)  # more than they had read ahead
+    assert multiprocessing.active_children() == workers
+    iterator.close()
+    assert not multiprocessing.active_children()
+
+
+def test_a_stream_that_nobody_closed_keeps_no_program_from_ending():
+    program = (
+        "import numpy as np\n"
+        "from mofme_jax.data.pipeline import training_stream\n"
+        "if __name__ == '__main__':\n"
+        "    photographs = [np.zeros((8, 8, 3), np.uint8)]\n"
+        "    stream = training_stream([photographs], batch=2, crop=4, min_scale=1.0, seed=0, workers=1)\n"
+        "    print(next(stream).shape)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=120, check=True)
+    assert ended.stdout == b"(2, 4, 4, 3)\n"
 
 
 def test_processes_read_no_image_of_another():

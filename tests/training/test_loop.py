@@ -1,6 +1,10 @@
 """A run as a whole: what it leaves, that it goes on where it stopped, what it says to input that will not do."""
 
 import json
+import shutil
+import signal
+from itertools import count
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mofme_jax.training import build, loop, train_and_evaluate
+from mofme_jax.training import build, loop, sharding, train_and_evaluate
 from mofme_jax.training.options import read_options
 from mofme_jax.training.workdir import MetricsLog
 
@@ -71,6 +75,61 @@ def test_a_stopped_run_ends_as_an_undisturbed_one(
     assert_same_bits(saved_state(tmp_path, 6), saved_state(undisturbed, 6))
 
 
+@pytest.fixture
+def interrupt(monkeypatch):
+    """interrupt(step): Ctrl-C in the middle of the `step`-th step that a run takes from here on; None for none."""
+
+    def interrupt(step):
+        taken = count(1)
+
+        def put_batch(batch, mesh):
+            if next(taken) == step:
+                signal.raise_signal(signal.SIGINT)
+            return sharding.put_batch(batch, mesh)
+
+        monkeypatch.setattr(loop, "sharding", SimpleNamespace(**vars(sharding) | {"put_batch": put_batch}))
+
+    found = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield interrupt
+    signal.signal(signal.SIGINT, found)
+
+
+@pytest.mark.parametrize("stop", [2, 3, 5, 6])  # at the end of a log period, at a checkpoint, in a period, at the end
+def test_an_interrupted_run_has_saved_the_step_and_ends_as_an_undisturbed_one(
+    stop, interrupt, finished_run, make_config, logged, saved_state, tmp_path
+):
+    interrupt(stop)
+    with pytest.raises(KeyboardInterrupt, match=f"stopped at step {stop}, which is saved"):
+        train_and_evaluate(make_config(), tmp_path)
+    assert (tmp_path / "checkpoints" / str(stop)).is_dir()
+    assert not (tmp_path / "report.json").exists()
+    interrupt(None)
+    train_and_evaluate(make_config(), tmp_path)
+    assert logged(tmp_path) == logged(finished_run[0])
+    assert_same_bits(saved_state(tmp_path, 6), saved_state(finished_run[0], 6))
+
+
+def test_a_checkpoint_without_a_window_is_gone_on_from(finished_run, make_config, logged, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished_run[0], run)
+    shutil.rmtree(run / "checkpoints" / "6")
+    (file,) = (path for path in (run / "checkpoints" / "3" / "data").rglob("*") if b"window" in path.read_bytes())
+    progress = json.loads(file.read_text())
+    assert progress.pop("window") == []
+    file.write_text(json.dumps(progress))
+    train_and_evaluate(make_config(), run)
+    assert logged(run) == logged(finished_run[0])
+
+
+def test_what_is_saved_in_the_background_is_the_window_of_its_moment():
+    saved = []
+    checkpoints = SimpleNamespace(save=lambda state, progress: saved.append(progress))
+    window = [{"loss": 1.0}]
+    loop.save(checkpoints, SimpleNamespace(get_state=dict), [], None, 0.0, window)
+    window.append({"loss": 2.0})
+    assert saved[0]["window"] == [{"loss": 1.0}]
+
+
 def test_parameters_moved_and_the_average_trails_them(finished_run, saved_state):
     early, late = (saved_state(finished_run[0], step) for step in (3, 6))
     moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), early["params"], late["params"])
@@ -78,7 +137,10 @@ def test_parameters_moved_and_the_average_trails_them(finished_run, saved_state)
     assert int(late["step"]) == 6
 
 
-def test_steps_that_stay_bad_stop_the_run_and_nothing_is_saved(make_config, tmp_path, monkeypatch):
+@pytest.fixture
+def bad_steps(monkeypatch):
+    """Every step of a run is bad."""
+
     def make_bad_step(*args, **kwargs):
         def step(state, photographs):
             names = ("loss", "psnr_rgb", "psnr_rgb_input", "grad_norm")
@@ -88,12 +150,28 @@ def test_steps_that_stay_bad_stop_the_run_and_nothing_is_saved(make_config, tmp_
         return step
 
     monkeypatch.setattr(build, "make_train_step", make_bad_step)
+
+
+@pytest.mark.usefixtures("bad_steps")
+def test_steps_that_stay_bad_stop_the_run_and_nothing_is_saved(make_config, tmp_path):
     with pytest.raises(FloatingPointError, match=r"4 steps in a row, up to step 4, .*config.train.learning_rate"):
         train_and_evaluate(make_config(**{"train.max_bad_steps": 3, "log_every": 2, "checkpoint_every": 4}), tmp_path)
     assert list((tmp_path / "checkpoints").iterdir()) == []
     line = json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=pytest.fail)
     assert line["step"] == 2
     assert line["loss"] is None  # JSON knows no NaN
+
+
+@pytest.mark.usefixtures("bad_steps")
+def test_a_stop_saves_no_step_that_the_watch_has_not_seen(make_config, interrupt, tmp_path):
+    config = make_config(**{"train.max_bad_steps": 3, "log_every": 6, "checkpoint_every": 6})
+    interrupt(2)
+    with pytest.raises(KeyboardInterrupt):
+        train_and_evaluate(config, tmp_path / "run")
+    interrupt(2)
+    with pytest.raises(FloatingPointError, match="4 steps in a row, up to step 4,"):
+        train_and_evaluate(config, tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["2"]
 
 
 def test_summarise_means_the_good_steps_and_counts_the_bad_ones():

@@ -60,7 +60,7 @@ def train(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def runs(train, tmp_path_factory):
-    """The folder of all runs, each named after its processes and its mesh, and what process 1 printed."""
+    """The folder of all runs, each named after its processes and its mesh, and what two processes printed."""
     folder = tmp_path_factory.mktemp("runs")
 
     def run(place, mesh, begun=None):
@@ -70,12 +70,12 @@ def runs(train, tmp_path_factory):
     train_one_by_one([run("1x1", "one")])
     train(1, 8, [run("1x8", "both")])
     # the second goes on from step 10 of a run on other processes and another mesh
-    outputs = train(2, 4, [run("2x4", "all"), run("2x4", "resumed", "1x8_both")])
+    outputs = train(2, 4, [run("2x4", "all"), run("2x4", "resumed", "1x8_both"), run("2x4", "stopped")])
     train_one_by_one([run("1x1", "resumed", "2x4_all")])
-    return folder, outputs[1]
+    return folder, outputs
 
 
-@pytest.mark.parametrize("name", ["1x8_both", "2x4_all", "2x4_resumed", "1x1_resumed"])
+@pytest.mark.parametrize("name", ["1x8_both", "2x4_all", "2x4_resumed", "2x4_stopped", "1x1_resumed"])
 def test_every_mesh_trains_alike(name, runs, logged, saved_state):
     """Images, weather and dropout are the same; sums over images and features are taken in another order.
 
@@ -95,7 +95,7 @@ def test_every_mesh_trains_alike(name, runs, logged, saved_state):
 
 
 def test_of_two_processes_the_first_writes_and_speaks_and_both_know_the_scores(runs):
-    folder, second = runs
+    folder, (_, second) = runs
     run = folder / "2x4_all"
     assert sorted(p.name for p in run.iterdir()) == [
         "checkpoints", "config.json", "metrics.jsonl", "report.json", "samples", "tensorboard", "uncertainty.json",
@@ -104,3 +104,13 @@ def test_of_two_processes_the_first_writes_and_speaks_and_both_know_the_scores(r
     assert "step 1/20" not in second
     told = next(json.loads(line) for line in second.splitlines() if line.startswith("{"))
     assert told["scores"]["haze"] == json.loads((run / "report.json").read_text())["scores"]["haze"]
+
+
+def test_two_processes_stop_at_the_same_step_though_one_was_told(runs, logged, saved_state):
+    folder, outputs = runs
+    stopped = [[json.loads(line)["stopped"] for line in text.splitlines() if '"stopped"' in line] for text in outputs]
+    assert stopped[0] == stopped[1]
+    assert 3 <= stopped[0][0] <= 5
+    stopped, whole = folder / "2x4_stopped", folder / "2x4_all"
+    assert logged(stopped) == logged(whole)
+    jax.tree.map(np.testing.assert_array_equal, saved_state(stopped, 20), saved_state(whole, 20))
