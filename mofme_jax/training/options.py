@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ml_collections import ConfigDict
@@ -26,12 +26,13 @@ class ModelOptions:
     norm_order: str
     router_dropout: float
     router_passes: int
-    router_temperature: float
     generator: str
     rank: int
     dispatch: str
     dropout: float
-    error_head: bool
+    # later than the first runs, whose config.json lacks them: what those were made with
+    router_temperature: float = 1.0
+    error_head: bool = False
 
 
 @dataclass(frozen=True)
@@ -143,9 +144,9 @@ def _read(cls: type, values: Any, where: str) -> Any:
     types = get_type_hints(cls)
     if unknown := sorted(set(values) - set(types)):
         raise ValueError(f"unknown field {where}.{unknown[0]}; {where} has {', '.join(types)}")
-    if missing := [name for name in types if name not in values]:
+    if missing := [f.name for f in fields(cls) if f.name not in values and f.default is MISSING]:
         raise ValueError(f"{where}.{missing[0]} is missing; configs/default.py has every field")
-    return cls(**{f.name: _value(types[f.name], values[f.name], f"{where}.{f.name}") for f in fields(cls)})
+    return cls(**{name: _value(types[name], value, f"{where}.{name}") for name, value in values.items()})
 
 
 def _value(kind: Any, value: Any, where: str) -> Any:

@@ -148,3 +148,10 @@ def test_only_a_config_dict_is_read():
 
 def test_whole_numbers_may_stand_for_floats():
     assert read_options(changed(loss__gradient=1)).loss.gradient == 1.0
+
+
+def test_a_config_from_before_a_field_was_added_is_read_as_what_it_was():
+    config = smoke.get_config().to_dict()
+    del config["model"]["router_temperature"], config["model"]["error_head"]
+    read = read_options(ConfigDict(config)).model
+    assert (read.router_temperature, read.error_head) == (1.0, False)
