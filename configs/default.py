@@ -66,6 +66,7 @@ def get_config() -> ConfigDict:
     config.train.dtype = "float32"  # what the network computes in; "bfloat16" on GPU and TPU: parameters stay float32
     config.train.remat = "none"  # "blocks": a transformer block is computed again for its gradient; saves memory
     config.train.accumulate = 1  # micro-batches, one after the other, that a device's part of a batch is computed in
+    config.train.weights = ""  # to begin with: a run's folder, a file, "mofme-small", of the same network; "": drawn
 
     # where it learns: how many devices along each axis of the mesh, see mofme_jax/training/sharding.py
     config.mesh = ConfigDict()

@@ -1,5 +1,6 @@
 """The compiled parts of a run, made from its options: what the loop runs and what `mofme plan` compiles ahead."""
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -8,6 +9,7 @@ import jax
 import numpy as np
 import optax
 from flax import linen as nn
+from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
 
 from mofme_jax.models import vgg
@@ -16,6 +18,7 @@ from mofme_jax.training import losses, sharding
 from mofme_jax.training.options import Options
 from mofme_jax.training.state import TrainState, init_state, make_optimiser
 from mofme_jax.training.step import make_train_step
+from mofme_jax.weights import load
 
 ImageLoss = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -66,6 +69,35 @@ def build_init(options: Options, model: nn.Module, optimiser: optax.GradientTran
 
     places = sharding.state_shardings(jax.eval_shape(init, np.uint32(0)), mesh)
     return jax.jit(init, out_shardings=places)
+
+
+def given_parameters(options: Options, model: nn.Module) -> Any:
+    """The parameters that config.train.weights has the run begin with, in NumPy; None where they are to be drawn.
+
+    Raises:
+      ValueError, FileNotFoundError: there are none, or they are of another network.
+    """
+    if not options.train.weights:
+        return None
+    params = jax.device_get(load(options.train.weights)[1])
+    images = jax.ShapeDtypeStruct((1, options.data.crop, options.data.crop, 3), np.float32)
+    wanted = flatten_dict(jax.eval_shape(model.init, jax.random.key(0), images)["params"], sep="/")
+    found = flatten_dict(params, sep="/")
+    for name in sorted(wanted.keys() | found.keys()):
+        ours, theirs = (tree[name].shape if name in tree else "missing" for tree in (wanted, found))
+        if ours != theirs:
+            raise ValueError(
+                f"config.train.weights={options.train.weights!r} are of another network than config.model describes: "
+                f"{name} is {theirs} there, {ours} here"
+            )
+    return params
+
+
+def begin_with(state: TrainState, params: Any) -> TrainState:
+    """The state with other parameters, and their average, where its own lie."""
+    places = jax.tree.map(lambda leaf: leaf.sharding, state.params)
+    # put there twice: a step gives its state away, and one array cannot be given away as two
+    return dataclasses.replace(state, params=jax.device_put(params, places), ema=jax.device_put(params, places))
 
 
 def build_step(

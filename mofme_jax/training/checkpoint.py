@@ -107,10 +107,19 @@ def checkpoint_step(path: str | Path) -> int:
     return int(_checkpoint_folder(Path(path).expanduser().resolve()).name)
 
 
+def has_checkpoint(workdir: Path) -> bool:
+    """Whether a run there has something to go on with."""
+    return bool(_steps(workdir))
+
+
+def _steps(workdir: Path) -> list[Path]:
+    return [path for path in (workdir / FOLDER).glob("*") if path.name.isdigit()]
+
+
 def _checkpoint_folder(path: Path) -> Path:
     if path.name.isdigit() and (path / "config").is_dir():
         return path
-    steps = [p for p in (path / FOLDER).glob("*") if p.name.isdigit()] if (path / FOLDER).is_dir() else []
+    steps = _steps(path)
     if not steps:
         raise FileNotFoundError(
             f"no checkpoint in {path}: give the --workdir of a training run (with {FOLDER}/<step> inside) "

@@ -18,8 +18,15 @@ from ml_collections import ConfigDict
 
 from mofme_jax.data.pipeline import TrainingStream, training_stream
 from mofme_jax.training import processes, schedule, sharding
-from mofme_jax.training.build import build_init, build_optimiser, build_step, make_image_loss
-from mofme_jax.training.checkpoint import Checkpoints
+from mofme_jax.training.build import (
+    begin_with,
+    build_init,
+    build_optimiser,
+    build_step,
+    given_parameters,
+    make_image_loss,
+)
+from mofme_jax.training.checkpoint import Checkpoints, has_checkpoint
 from mofme_jax.training.options import Options, build_model, read_options
 from mofme_jax.training.report import write_report
 from mofme_jax.training.sources import batch_groups, open_sources
@@ -37,8 +44,8 @@ TrainStep = Callable[[TrainState, jax.Array], tuple[TrainState, dict[str, jax.Ar
 def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict:
     """Trains as `config` says, in `workdir`, and evaluates; goes on where an earlier run there stopped.
 
-    What wins: a checkpoint in the workdir, then a fresh start. Everything random depends on config.seed and the step,
-    so that a stopped run ends as an undisturbed one.
+    What wins: a checkpoint in the workdir, then config.train.weights, then a fresh start. Everything random depends on
+    config.seed and the step, so that a stopped run ends as an undisturbed one.
 
     Once a step is taken, SIGINT or SIGTERM stops the run behind the step that is being taken, which is saved; before
     that and during the report, they do what they did.
@@ -66,9 +73,10 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict:
     images = sum(map(len, sources.training))
     total, learning_rate = plan(options, images)
     image_loss = make_image_loss(options)
+    model = build_model(config.model)
+    given = None if has_checkpoint(workdir) else given_parameters(options, model)
     claim_workdir(workdir, config)  # nothing is wrong with the config: from here on the folder is this run's
 
-    model = build_model(config.model)
     optimiser = build_optimiser(options, learning_rate)
     state = build_init(options, model, optimiser, mesh)(np.uint32(options.seed))
     stream = training_stream(
@@ -92,6 +100,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict:
             spent = progress["seconds"]
             window = progress.get("window", [])  # older checkpoints end a log period
             processes.say(f"going on from step {int(state.step)} of {total}, {workdir}")
+        elif given is not None:
+            state = begin_with(state, given)
 
         step = build_step(options, model, optimiser, image_loss, paired=sources.paired, mesh=mesh)
         parameters = sum(x.size for x in jax.tree.leaves(state.params))

@@ -75,6 +75,7 @@ class TrainOptions:
     dtype: Literal["float32", "bfloat16"]
     remat: Literal["none", "blocks"]
     accumulate: int
+    weights: str = ""
 
 
 @dataclass(frozen=True)

@@ -297,3 +297,29 @@ def test_a_run_does_not_go_on_with_other_photographs(make_config, tmp_path):
     (tmp_path / "photos" / "0.png").rename(tmp_path / "photos" / "9.png")
     with pytest.raises(ValueError, match=r"began with other training images \(3 images .*bring those back"):
         train_and_evaluate(config, tmp_path / "run")
+
+
+def test_a_run_begins_with_the_weights_it_is_given(finished_run, make_config, saved_state, tmp_path):
+    workdir, report = finished_run
+    config = make_config()
+    config.train.update(weights=str(workdir), learning_rate=1e-12, floor=0.0, steps=3)
+    fine_tuned = train_and_evaluate(config, tmp_path / "run")
+    given, ended = saved_state(workdir, 6), saved_state(tmp_path / "run", 3)
+    for name in ("params", "ema"):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-7), given["ema"], ended[name])
+    assert fine_tuned["scores"]["haze"] == pytest.approx(report["scores"]["haze"])
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ("mofme-small", "are of another network than config.model describes: "),
+        ("nowhere", "there are no weights nowhere"),
+    ],
+)
+def test_weights_that_will_not_do_are_refused_before_the_folder_is_taken(weights, message, make_config, tmp_path):
+    config = make_config()
+    config.train.weights = weights
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        train_and_evaluate(config, tmp_path)
+    assert not (tmp_path / "config.json").exists()
