@@ -32,6 +32,12 @@ from mofme_jax.models.vit import Block
 
 Skip = Literal["none", "long"]
 
+ERROR_HEAD = "error_"
+"""How the names of the modules of the error head begin."""
+
+_ERROR_CHANNELS = 16
+_USUAL_ERROR = 0.05  # what the head says before it has learnt anything
+
 
 class Restorer(nn.Module):
     """`model.apply({"params": params}, images, train=False) -> (restored, aux)`.
@@ -284,16 +290,11 @@ class Restorer(nn.Module):
         stride = images.shape[1] // features.shape[1]
         seen = [_wide(features), patchify(images, stride), patchify(jnp.clip(restored, 0.0, 1.0), stride)]
         x = jax.lax.stop_gradient(jnp.concatenate(seen, axis=-1))
-        x = nn.relu(Conv3x3(_ERROR_CHANNELS, name="error_in")(x))
-        x = nn.relu(Conv3x3(_ERROR_CHANNELS, name="error_middle")(x))
-        x = Conv3x3(1, kernel_init=nn.initializers.zeros, name="error_out")(x)
+        x = nn.relu(Conv3x3(_ERROR_CHANNELS, name=f"{ERROR_HEAD}in")(x))
+        x = nn.relu(Conv3x3(_ERROR_CHANNELS, name=f"{ERROR_HEAD}middle")(x))
+        x = Conv3x3(1, kernel_init=nn.initializers.zeros, name=f"{ERROR_HEAD}out")(x)
         # bounds from a tenth of a level to more than the whole range: a likelihood has none, and would run away
         return jnp.exp(jnp.clip(enlarge(x, images.shape[1:3])[..., 0] + jnp.log(_USUAL_ERROR), -8.0, 0.5))
-
-
-_ERROR_CHANNELS = 16
-_USUAL_ERROR = 0.05
-"""What the error head says before it has learnt anything."""
 
 
 def _wide(x: jax.Array) -> jax.Array:

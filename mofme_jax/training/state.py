@@ -8,6 +8,8 @@ import optax
 from flax import linen as nn
 from flax import struct
 
+from mofme_jax.models.restorer import ERROR_HEAD
+
 
 @struct.dataclass
 class TrainState:
@@ -41,12 +43,22 @@ def make_optimiser(
       schedule: step -> learning rate.
       weight_decay: decoupled, on every parameter (PyTorch's AdamW, which the published recipe used).
       b2: decay of the second moment; the first's is 0.9, epsilon 1e-8.
-      clip_norm: largest global norm of the gradients; None does not clip.
+      clip_norm: largest global norm of the gradients, the error head's apart; None does not clip.
       max_bad_steps: not-finite steps in a row that are skipped; see `bad_steps_in_a_row`.
     """
     adamw = optax.adamw(schedule, b2=b2, weight_decay=weight_decay)
-    chain = adamw if clip_norm is None else optax.chain(optax.clip_by_global_norm(clip_norm), adamw)
+    if clip_norm is None:
+        return optax.apply_if_finite(adamw, max_bad_steps)
+    # by a norm with the head's gradients in it, the rest would be clipped harder than without a head
+    clip = optax.masked(optax.clip_by_global_norm(clip_norm), outside_error_head)
+    chain = optax.chain(clip, adamw)
     return optax.apply_if_finite(chain, max_bad_steps)
+
+
+def outside_error_head(params: Any) -> Any:
+    """The same tree with True for what is no part of the error head."""
+    outside = {name: not name.startswith(ERROR_HEAD) for name in params}
+    return {name: jax.tree.map(lambda _, name=name: outside[name], part) for name, part in params.items()}
 
 
 def bad_steps_in_a_row(state: TrainState) -> jax.Array:

@@ -200,7 +200,7 @@ def make_train_step(
 
 
 _ERROR_WEIGHT = 0.01
-"""Of the error head's likelihood. Adam learns the same with any; the clipping of all gradients is not to notice it."""
+"""Of the error head's likelihood. Adam learns the same with any; this one leaves the loss that is logged readable."""
 
 
 def micro_batches(images: jax.Array, count: int, group: int) -> jax.Array:
