@@ -153,7 +153,10 @@ def test_calibrate_keeps_what_it_finds_in_the_folder_of_the_run(finished_run, tm
     (run / "uncertainty.json").unlink()
     newest = max((run / "checkpoints").iterdir(), key=lambda step: int(step.name))
     assert main(["calibrate", "--weights", str(newest), "--passes=2"]) == 0
-    assert "with 2 passes" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "with 2 passes" in said
+    assert f"picture {run / 'uncertainty.png'}" in said
+    assert (run / "uncertainty.png").stat().st_size > 1000
     found = read_calibrations(run)
     assert set(found) == {"routing", "passes"}
     assert found["routing"] == read_calibrations(finished_run[0])["routing"]

@@ -34,7 +34,7 @@ SECTION = {
 MODEL = mofme_jax.build("tiny", **{**SECTION["overrides"], "channels": (8,)}, num_experts=2)
 PARAMS = MODEL.init(jax.random.key(0), np.zeros((1, 8, 8, 3), np.float32))["params"]
 CURVE = Curve({"change": 0.5, "routing": 0.1}, (-4.0, -1.0), (0.01, 0.1))
-CALIBRATION = Calibration(CURVE, 0.08, 9, 2, 6, 0, True, 0.5, 0.6, {"change": 0.5, "routing": 0.2}, 0.01, 0.05)
+CALIBRATION = Calibration(CURVE, 0.08, 9, 2, 6, 0, True, 0.5, 0.6, {"change": 0.5, "routing": 0.2}, 0.01, 0.05, 0.7)
 MOST_MEMORY = 2**25  # bytes taken for what turns out to be wrong; the tiny file has a few thousand
 
 
@@ -185,6 +185,7 @@ DAMAGED = {
     "a calibration without a curve": (of_calibration(curve=None), "calibrations cannot be read"),
     "a calibration without a number": (of_calibration(typical="1"), "calibrations cannot be read"),
     "a calibration past all numbers": (of_calibration(high=10**400), "calibrations cannot be read"),
+    "a sparsification that is none": (of_calibration(sparsification="1"), "calibrations cannot be read"),
     "a calibration of more": (of_calibration(more=1), "calibrations cannot be read"),
     "a calibration of no such kind": (
         lambda data: with_facts(data, lambda facts: facts["calibrations"].update(a=facts["calibrations"]["routing"])),

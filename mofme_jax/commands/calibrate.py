@@ -11,7 +11,8 @@ def add(groups) -> None:
         "calibrate",
         help="turn a run's uncertainty into expected errors",
         description="Compares uncertainty and error on the images that a run is judged on, and keeps the curve in the "
-        "run's folder, for `mofme restore --uncertainty`. Training does this at its end, but for passes.",
+        "run's folder, for `mofme restore --uncertainty`, with a picture of how good it is. Training does this at its "
+        "end, but for passes and the picture.",
         allow_abbrev=False,
     )
     calibrate.set_defaults(run=_calibrate)
@@ -24,7 +25,9 @@ def add(groups) -> None:
 def _calibrate(options: argparse.Namespace, _: list[str]) -> int:
     check_run(options, "a calibration is learnt on what a run is judged on and kept in its folder")
     from mofme_jax.compiled import keep_compiled
+    from mofme_jax.evaluation.calibration_drawing import PICTURE
     from mofme_jax.training.calibrating import calibrate_run
+    from mofme_jax.training.workdir import run_folder
     from mofme_jax.viz import ProgressBar
 
     keep_compiled()
@@ -32,6 +35,7 @@ def _calibrate(options: argparse.Namespace, _: list[str]) -> int:
         found = calibrate_run(options.weights, passes=options.passes, progress=bar.update)
     for calibration in found.values():
         print(calibration.report())
+    print(f"picture {run_folder(options.weights) / PICTURE}")
     if options.passes and found["passes"].curve.weights["spread"] < 0.01:
         print("the passes add nothing here: their spread has no weight")
     return 0

@@ -21,6 +21,7 @@ from scipy.stats import spearmanr
 from sklearn.isotonic import IsotonicRegression
 
 from mofme_jax.evaluation.cases import Case
+from mofme_jax.evaluation.sparsification import ause
 from mofme_jax.evaluation.tiling import Observation
 
 FILE = "uncertainty.json"
@@ -88,6 +89,8 @@ class Calibration:
       alone: `within` of each kind of evidence by itself.
       gap: mean distance of expected and real error over ten bins of expected error, in [0, 1].
       typical: mean error of the blocks, in [0, 1]: what `gap` is to be held against.
+      sparsification: `ause` of the map, mean over images: 0 is the order of the true errors, 1 is chance. None in files
+        that were written before it was measured.
     """
 
     curve: Curve
@@ -102,6 +105,7 @@ class Calibration:
     alone: dict[str, float]
     gap: float
     typical: float
+    sparsification: float | None = None
 
     def report(self) -> str:
         """What it says of itself, in a few lines."""
@@ -109,11 +113,12 @@ class Calibration:
         weights = ", ".join(f"{name} {value:.2f}" for name, value in self.curve.weights.items())
         where = "on photographs left out" if self.held_out else "on the very photograph it was fitted on"
         passes = f", with {self.passes} passes" if self.passes else ""
+        sparse = "" if self.sparsification is None else f"; sparsification {self.sparsification:.2f} (1 is chance)"
         return (
             f"expected error{passes}: {255 * self.curve.error[0]:.1f} to {255 * self.curve.error[-1]:.1f} of 255 "
             f"levels, from {self.images} images of {self.photographs} photograph(s)\n"
             f"  {where}: off by {255 * self.gap:.1f} levels where errors are {255 * self.typical:.1f}; rank "
-            f"correlation with the error {self.within:+.2f} within an image, {self.pooled:+.2f} over all\n"
+            f"correlation with the error {self.within:+.2f} within an image, {self.pooled:+.2f} over all{sparse}\n"
             f"  each kind of evidence by itself, within an image: {kinds}; weights: {weights}"
         )
 
@@ -164,35 +169,45 @@ def calibrate(measured: Sequence[Measured], *, step: int = 0, passes: int = 0) -
         if not all(np.isfinite(values).all() for values in (m.error, *m.evidence.values())):
             raise ValueError(f"the network's output for {m.photograph} is not finite: its doubt cannot be calibrated")
     curve = _fit(measured)
-    names = list(dict.fromkeys(m.photograph for m in measured))
-    folds = min(_FOLDS, len(names))
-    fold_of = {name: i % folds for i, name in enumerate(names)}
-    held_out = folds > 1
-    judges = [curve]
-    if held_out:
-        judges = [_fit([m for m in measured if fold_of[m.photograph] != fold]) for fold in range(folds)]
-    expected = [judges[fold_of[m.photograph]].expected(m.evidence) for m in measured]
+    photographs = len({m.photograph for m in measured})
+    expected = expected_held_out(measured)
     error = np.concatenate([m.error for m in measured])
     together = np.concatenate(expected)
     fitted = np.concatenate([curve.expected(m.evidence) for m in measured])
-    bins = np.array_split(np.argsort(together, kind="stable"), min(10, len(together)))
     return Calibration(
         curve=curve,
         high=float(np.quantile(fitted, 0.9)),
         images=len(measured),
-        photographs=len(names),
+        photographs=photographs,
         step=step,
         passes=passes,
-        held_out=held_out,
+        held_out=photographs > 1,
         within=float(np.mean([_correlation(e, m.error) for e, m in zip(expected, measured, strict=True)])),
         pooled=_correlation(together, error),
         alone={
             kind: float(np.mean([_correlation(m.evidence[kind], m.error) for m in measured]))
             for kind in measured[0].evidence
         },
-        gap=float(np.mean([abs(together[some].mean() - error[some].mean()) for some in bins])),
+        gap=float(np.abs(np.subtract(*reliability(together, error))).mean()),
         typical=float(error.mean()),
+        sparsification=float(np.mean([ause(e, m.error) for e, m in zip(expected, measured, strict=True)])),
     )
+
+
+def expected_held_out(measured: Sequence[Measured]) -> list[np.ndarray]:
+    """(n,) expected error of each image, by a curve of other photographs; by its own where there is but one."""
+    names = list(dict.fromkeys(m.photograph for m in measured))
+    folds = min(_FOLDS, len(names))
+    fold_of = {name: i % folds for i, name in enumerate(names)}
+    judges = [_fit([m for m in measured if folds == 1 or fold_of[m.photograph] != fold]) for fold in range(folds)]
+    return [judges[fold_of[m.photograph]].expected(m.evidence) for m in measured]
+
+
+def reliability(expected: np.ndarray, error: np.ndarray) -> np.ndarray:
+    """(2, 10) means of expected and of real error over ten bins of expected error, of as many blocks each; fewer bins
+    where there are fewer blocks."""
+    bins = np.array_split(np.argsort(expected, kind="stable"), min(10, len(expected)))
+    return np.array([[values[some].mean() for some in bins] for values in (expected, error)])
 
 
 def write_calibrations(folder: Path, found: dict[str, Calibration]) -> Path:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mofme_jax.evaluation.calibration import Calibration, Measured, calibrate, measure, write_calibrations
+from mofme_jax.evaluation.calibration_drawing import PICTURE, draw_calibrations
 from mofme_jax.evaluation.tiling import check_passes, observe
 from mofme_jax.training.checkpoint import checkpoint_step, load
 from mofme_jax.training.sources import open_sources
@@ -20,7 +21,7 @@ def without_spread(m: Measured) -> Measured:
 def calibrate_run(
     weights: str | Path, *, passes: int = 0, progress: Callable[[int], None] | None = None
 ) -> dict[str, Calibration]:
-    """Measures what a run's doubt is worth and writes it into the run's folder, for `restore_file` to use.
+    """Measures what a run's doubt is worth, and writes it and a picture of it, `PICTURE`, into the run's folder.
 
     Args:
       weights: the folder of a run, or one of its checkpoints.
@@ -49,8 +50,10 @@ def calibrate_run(
         measured.append(measure(case, seen))
         if progress is not None:
             progress(done)
-    found = {"routing": calibrate([without_spread(m) for m in measured], step=step)}
+    plain = [without_spread(m) for m in measured]
+    found = {"routing": calibrate(plain, step=step)}
     if passes:
         found["passes"] = calibrate(measured, step=step, passes=passes)
     write_calibrations(folder, found)
+    draw_calibrations({"routing": plain, "passes": measured} if passes else {"routing": plain}, step, folder / PICTURE)
     return found

@@ -163,6 +163,8 @@ def _read_calibration(name: str, fields: dict[str, Any]) -> Calibration:
     """A calibration with nothing in it that would be found out only where it is used."""
     read = calibration_from(fields)
     numbers = [read.high, read.within, read.pooled, read.gap, read.typical, *read.alone.values()]
+    if read.sparsification is not None:
+        numbers.append(read.sparsification)
     counts = [read.images, read.photographs, read.step, read.passes]
     if not all(isinstance(n, float | int) and math.isfinite(n) for n in numbers) or not all(map(_is_count, counts)):
         raise ValueError(f"{name}: a figure that is none")

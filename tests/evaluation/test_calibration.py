@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mofme_jax.evaluation import calibration
 from mofme_jax.evaluation.calibration import (
@@ -14,8 +15,10 @@ from mofme_jax.evaluation.calibration import (
     evidence_of,
     measure,
     read_calibrations,
+    reliability,
     write_calibrations,
 )
+from mofme_jax.evaluation.calibration_drawing import draw_calibrations, mean_curves
 from mofme_jax.evaluation.cases import Case
 from mofme_jax.evaluation.tiling import Observation
 
@@ -40,6 +43,7 @@ def test_the_evidence_that_tells_is_found_and_the_error_with_it(informative):
     assert found.pooled > 0.95
     assert found.alone[informative] > 0.95 > 0.2 > abs(found.alone[other])
     assert found.gap < 0.005
+    assert found.sparsification < 0.1
     unseen = made_up("c", informative)
     np.testing.assert_allclose(found.curve.expected(unseen.evidence).mean(), unseen.error.mean(), rtol=0.05)
     assert (found.curve.expected(unseen.evidence) > found.high).mean() == pytest.approx(0.1, abs=0.05)
@@ -59,7 +63,9 @@ def test_a_curve_judged_on_its_own_photograph_flatters_and_one_judged_on_another
     ones = Measured("a", {"change": error}, error)
     other = Measured("b", {"change": error[::-1]}, error)
     assert calibrate([ones]).within > 0.99
+    assert calibrate([ones]).sparsification == pytest.approx(0.0, abs=0.01)
     assert calibrate([ones, other]).within < 0.1
+    assert calibrate([ones, other]).sparsification > 0.95
 
 
 def test_inputs_of_one_scene_are_judged_by_other_scenes():
@@ -93,6 +99,7 @@ def test_no_evidence_at_all_is_the_mean_error():
     found = calibrate([flat])
     np.testing.assert_allclose(found.curve.expected({"routing": np.zeros((2, 3))}), 0.1, rtol=1e-6)
     assert found.within == 0.0
+    assert found.sparsification == pytest.approx(1.0)
     with pytest.raises(ValueError, match="no image to calibrate on"):
         calibrate([])
 
@@ -129,6 +136,36 @@ def test_what_is_written_is_read_back(tmp_path):
     found = {"routing": calibrate([made_up("a"), made_up("b")]), "passes": calibrate([made_up("a")], passes=4)}
     write_calibrations(tmp_path, found)
     assert read_calibrations(tmp_path) == found
+
+
+def test_a_file_from_before_sparsification_is_read(tmp_path):
+    file = write_calibrations(tmp_path, {"routing": calibrate([made_up("a")])})
+    fields = json.loads(file.read_text())
+    assert "; sparsification 0.0" in read_calibrations(tmp_path)["routing"].report()
+    del fields["routing"]["sparsification"]
+    file.write_text(json.dumps(fields))
+    found = read_calibrations(tmp_path)["routing"]
+    assert found.sparsification is None
+    assert "sparsification" not in found.report()
+
+
+def test_ten_bins_of_expected_error():
+    order = RNG.permutation(40)
+    expected, error = np.arange(40.0)[order], 2 * np.arange(40.0)[order]
+    np.testing.assert_allclose(reliability(expected, error), [1.5 + 4 * np.arange(10), 3 + 8 * np.arange(10)])
+    np.testing.assert_allclose(reliability(np.arange(3), np.ones(3)), [[0, 1, 2], [1, 1, 1]])
+
+
+def test_the_picture_has_a_row_for_each_calibration(tmp_path):
+    images = [made_up("a"), made_up("b"), made_up("b", n=1)]
+    draw_calibrations({"routing": images}, 5, tmp_path / "one.png")
+    draw_calibrations({"routing": images, "passes": images}, 5, tmp_path / "two.png")
+    with Image.open(tmp_path / "one.png") as one, Image.open(tmp_path / "two.png") as two:
+        assert (two.width, two.height) == (one.width, 2 * one.height)
+    curves = mean_curves([m.error[::-1] for m in images], [m.error for m in images])
+    np.testing.assert_allclose(curves["at random"], np.mean([m.error.mean() for m in images]))
+    assert (curves["true error"] <= curves["at random"] + 1e-12).all()
+    assert (curves["true error"] <= curves["expected error"] + 1e-12).all()
 
 
 @pytest.mark.parametrize(
