@@ -27,8 +27,9 @@ def write_report(workdir: Path, model, params, sources: Sources, options: Option
     observed: list[Observation] = []
 
     def restored(image):
-        observed.append(observe(model, params, image, tile=options.evaluation.tile))
-        return observed[-1].restored, observed[-1].uncertainty
+        seen = observe(model, params, image, tile=options.evaluation.tile)
+        observed.append(seen)
+        return seen.restored, seen.uncertainty if seen.error is None else 255.0 * seen.error
 
     scores, examples = evaluate(
         restored, sources.cases(), lambda example: measured.append(measure(example.case, observed.pop()))
@@ -47,7 +48,7 @@ def write_report(workdir: Path, model, params, sources: Sources, options: Option
     }
     if processes.is_first():
         picture.parent.mkdir(exist_ok=True)
-        draw_examples(examples, picture)
+        draw_examples(examples, picture, "expected error, {} to {} levels" if model.error_head else DOUBT)
         write_json(workdir / "report.json", report)
     processes.say(f"\n{score_table(scores)}\n{'mean gain over the weathers':<27}{report['mean_gain']:>+17.2f} dB\n"
                   f"protocol {PROTOCOL}, {steps} steps, {duration(seconds)} of training\n"
@@ -68,13 +69,18 @@ def mean_gain(scores: dict[str, dict[str, float]]) -> float:
     return float(np.mean(gains)) if gains else float("nan")
 
 
-def draw_examples(examples: list[Example], path: Path) -> None:
+DOUBT = "router uncertainty, {} to {} nats"
+"""Of a network that does not say itself how far off it is."""
+
+
+def draw_examples(examples: list[Example], path: Path, doubt: str = DOUBT) -> None:
     """The picture: a row a weather, degraded | restored | truth | uncertainty.
 
-    Uncertainty is drawn on one scale for all rows, from the least seen (black) to the largest (white).
+    Uncertainty is drawn on one scale for all rows, from the least seen (black) to what one pixel in a hundred exceeds in
+    the row where that is most (white); `doubt` is its title, with two places for these.
     """
     least = min(float(example.uncertainty.min()) for example in examples)
-    most = max(float(example.uncertainty.max()) for example in examples)
+    most = max(float(np.quantile(example.uncertainty, 0.99)) for example in examples)
     rows = [
         [
             example.case.degraded / 255.0,
@@ -84,6 +90,6 @@ def draw_examples(examples: list[Example], path: Path) -> None:
         ]
         for example in examples
     ]
-    titles = ["degraded", "restored", "truth", f"router uncertainty, {least:.2g} (black) to {most:.2g} nats"]
+    titles = ["degraded", "restored", "truth", doubt.format(f"{least:.2g} (black)", f"{most:.2g}")]
     names = [f"{example.case.group} ({example.case.name})" for example in examples]
     picture_sheet(rows, titles, names, path)
