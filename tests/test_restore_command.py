@@ -53,7 +53,7 @@ def test_a_folder_is_restored_into_a_folder(folder, weights, capsys):
             np.testing.assert_allclose(np.asarray(after), np.asarray(before) / 2, atol=0.51)
     printed = capsys.readouterr()
     assert sorted(printed.out.splitlines()) == sorted(str(out / name) for name in files(out))
-    assert printed.err == ""
+    assert "mofme:" not in printed.err  # but a slow machine shows progress
     assert len(weights) == 1
 
 
@@ -215,7 +215,7 @@ def test_doubt_and_experts_are_written_beside(finished_run, tmp_path, capsys):
         assert main([*arguments, "-o", str(folder), "--uncertainty", "--experts"]) == 0
         told = capsys.readouterr()
         assert told.out.split() == [str(folder / name) for name in written]
-        assert told.err == ""
+        assert "mofme:" not in told.err
     for name in written:
         assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
     with np.load(folders[0] / "photo.uncertainty.npz") as numbers:

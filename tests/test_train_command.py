@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -214,8 +215,8 @@ def test_a_stopped_run_is_saved_where_it_is_and_ends_as_an_undisturbed_one(
     for sent, step, reached in [(signal.SIGTERM, 2, 2), (signal.SIGINT, 3, 5)]:
         but = SIGNAL_IN_STEP.format(step=step, sent=int(sent))
         assert start(*small_flags, f"--workdir={run}", but=but).wait(300) == 75, (tmp_path / "err").read_text()
-        said = (tmp_path / "err").read_text()
-        assert said == f"train.py: stopped at step {reached}, which is saved; the same command goes on from there\n"
+        line = f"train.py: stopped at step {reached}, which is saved; the same command goes on from there"
+        assert said_beside_progress(tmp_path) == [line]
         assert (run / "checkpoints" / str(reached) / "state").is_dir()
     assert not (run / "report.json").exists()
     assert start(*small_flags, f"--workdir={run}").wait(300) == 0, (tmp_path / "err").read_text()
@@ -232,7 +233,7 @@ def test_a_signal_before_the_first_step_ends_the_run_at_once(sent, start, small_
     assert wait_until(compiling.exists, process), (tmp_path / "err").read_text()
     process.send_signal(sent)
     assert process.wait(60) == -sent  # 143 and 130 in a shell
-    assert (tmp_path / "err").read_text() == ""
+    assert not said_beside_progress(tmp_path)
 
 
 def test_a_second_signal_ends_the_run_without_saving(start, small_flags, finished_run, saved_state, tmp_path):
@@ -267,10 +268,16 @@ def test_workers_end_with_the_run_however_it_ends(sent, start, small_flags, tmp_
         assert time.monotonic() < end
         time.sleep(0.1)
     if sent != signal.SIGKILL:
-        said = (tmp_path / "err").read_text()
+        said = said_beside_progress(tmp_path)
         assert process.returncode == 75, said
-        assert said.startswith("train.py: stopped at step ")
-        assert "Traceback" not in said
+        assert said[0].startswith("train.py: stopped at step ")
+        assert "Traceback" not in "\n".join(said)
+
+
+def said_beside_progress(tmp_path):
+    """The lines on stderr, without those of progress, which a slow machine shows."""
+    lines = (tmp_path / "err").read_text().splitlines()
+    return [line for line in lines if not re.search(r"\d+/\d+ \( *\d+%\)", line)]
 
 
 def children(pid):

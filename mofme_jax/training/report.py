@@ -76,8 +76,8 @@ DOUBT = "router uncertainty, {} to {} nats"
 def draw_examples(examples: list[Example], path: Path, doubt: str = DOUBT) -> None:
     """The picture: a row a weather, degraded | restored | truth | uncertainty.
 
-    Uncertainty is drawn on one scale for all rows, from the least seen (black) to what one pixel in a hundred exceeds in
-    the row where that is most (white); `doubt` is its title, with two places for these.
+    Uncertainty is drawn on one scale for all rows, from the least seen (black) to what one pixel in a hundred exceeds
+    in the row where that is most (white); `doubt` is its title, with two places for these.
     """
     least = min(float(example.uncertainty.min()) for example in examples)
     most = max(float(np.quantile(example.uncertainty, 0.99)) for example in examples)

@@ -558,7 +558,7 @@ def test_an_interrupt_ends_it_cleanly(served):
     """The last test: a browser may still be there. What visitors gave is removed."""
     assert list(served.folder.glob("mofme-demo-*"))
     served.process.send_signal(signal.SIGINT)
-    assert served.process.wait(20) == 130
+    assert served.process.wait(90) == 130
     assert served.log.read_text().endswith("mofme: stopped\n")
     assert "Traceback" not in served.log.read_text()
     assert not list(served.folder.glob("mofme-demo-*"))
