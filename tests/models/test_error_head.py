@@ -64,12 +64,13 @@ def test_it_learns_where_the_error_is_and_the_network_learns_as_without():
         )
         state = init_state(model, optimiser, jax.random.key(0), 32)
         for _ in range(150):
-            state, _ = step(state, photographs)
-        ended[head] = (model, state.params)
+            state, metrics = step(state, photographs)
+        ended[head] = (model, state.params, metrics)
     same = jax.tree.map(np.array_equal, without_head(ended[True][1]), ended[False][1])
     assert all(jax.tree.leaves(same))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), ended[True][2], ended[False][2])
 
-    model, params = ended[True]
+    model, params, _ = ended[True]
     images = photographs[..., :3] / np.float32(255)
     restored, _, error = model.apply({"params": params}, images, method="with_error")
     off = np.abs(np.asarray(restored) - photographs[..., 3:] / 255).mean(-1)
