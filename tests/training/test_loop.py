@@ -332,7 +332,7 @@ def test_a_run_begins_with_the_weights_it_is_given(finished_run, make_config, sa
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        ("mofme-small", "are of another network than config.model describes: "),
+        ("mofme-small", r"are of another network than config.model describes: .*; set config.model to what it was"),
         ("nowhere", "there are no weights nowhere"),
     ],
 )
