@@ -186,6 +186,10 @@ DAMAGED = {
     "a calibration without a number": (of_calibration(typical="1"), "calibrations cannot be read"),
     "a calibration past all numbers": (of_calibration(high=10**400), "calibrations cannot be read"),
     "a sparsification that is none": (of_calibration(sparsification="1"), "calibrations cannot be read"),
+    "a calibration by an error head that is none": (
+        of_calibration(curve={"weights": {"error": 1.0}, "score": [-4.0, -1.0], "error": [0.01, 0.1]}),
+        "calibrations cannot be read",
+    ),
     "a calibration of more": (of_calibration(more=1), "calibrations cannot be read"),
     "a calibration of no such kind": (
         lambda data: with_facts(data, lambda facts: facts["calibrations"].update(a=facts["calibrations"]["routing"])),
@@ -204,6 +208,9 @@ DAMAGED = {
     "more blocks than arrays": (of_network(blocks=64), "more layers than"),
     "more levels than any": (of_network(channels=[8] * 9), "channels=(8, 8"),
     "endless passes": (of_network(router="stochastic", router_passes=10**6), "router_passes=1000000"),
+    "a temperature past all numbers": (of_network(router_temperature=10**400), "router_temperature=1000"),
+    "a window as wide as a photograph": (of_network(window=128), "window=128"),
+    "tiles as large as a photograph": (of_network(patch=2048), "patch=2048"),
     "another network's arrays": (of_network(depth=2), "is missing"),
     "more arrays than the network's": (of_network(depth=0), "the network has no parameters 'block_0"),
     "experts of another number": (of_network(num_experts=3), "has the shape"),

@@ -5,7 +5,8 @@ fixed shape, so that one compiled program serves every image. Each begins on the
 its attention windows, where these fit), so that it sees its tokens as the whole image would have them. Neighbours
 overlap: what lies nearest to a tile's border, the halo, is thrown away, and the rest of the overlap is blended by a
 smooth window. Where the halo holds the receptive field, tiled and untiled are equal, but for what a tile that hangs
-over the image's last row or column sees there: of an image smaller than a tile, or one that windows do not fill.
+over the image's last row or column sees there: of an image smaller than a tile, or one that windows do not fill. The
+error that a network expects of itself looks a few pixels further, and may differ a little near a tile's border.
 
 A network that attends to the whole image judges the veil by what it sees of it, and a tile of nothing but sky looks
 like dense haze. So of photographs from `TONE_FROM` pixels on the tone, what changes slowly, is taken from the same

@@ -88,7 +88,8 @@ def given_parameters(options: Options, model: nn.Module) -> Any:
         if ours != theirs:
             raise ValueError(
                 f"config.train.weights={options.train.weights!r} are of another network than config.model describes: "
-                f"{name} is {theirs} there, {ours} here"
+                f"{name} is {theirs} there, {ours} here; set config.model to "
+                "what it was there (error_head=False where it had none)"
             )
     return params
 

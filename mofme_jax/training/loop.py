@@ -91,7 +91,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict:
         workers=options.data.workers,
     )
     checkpoints = Checkpoints(workdir, options.keep_checkpoints, config.to_dict())
-    with closing(stream), closing(checkpoints):
+    # outermost: a first signal must not end the process while the last step is being written
+    with StopSignals() as signals, closing(stream), closing(checkpoints):
         spent, window = 0.0, []
         if checkpoints.latest_step() is not None:
             state, progress = checkpoints.restore(state)
@@ -109,7 +110,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict:
                       f"{options.train.batch}, on {mesh.size} {jax.devices()[0].platform} device(s)\n"
                       "compiling the training step (up to a minute)")  # fmt: skip
         keep = partial(save, checkpoints, stream, sources.signature())
-        state, seconds = run_steps(state, stream, step, mesh, keep, workdir, options, total, spent, window)
+        state, seconds = run_steps(state, stream, step, mesh, keep, signals, workdir, options, total, spent, window)
     return write_report(workdir, model, on_one_device(state.ema, mesh), sources, options, total, seconds)
 
 
@@ -119,6 +120,7 @@ def run_steps(
     step: TrainStep,
     mesh: Mesh,
     keep: Callable[[TrainState, float, Window], None],
+    signals: StopSignals,
     workdir: Path,
     options: Options,
     total: int,
@@ -136,7 +138,7 @@ def run_steps(
     progress = Progress(total, start, options.train.batch, silent=not processes.is_first())
     waited, clock = 0.0, time.monotonic()
     pending: dict[str, jax.Array] | None = None
-    with MetricsLog(workdir, start) as log, StopSignals() as signals:
+    with MetricsLog(workdir, start) as log:
         for n in range(start + 1, total + 1):
             asked = time.monotonic()
             batch = next(stream)

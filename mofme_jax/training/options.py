@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ml_collections import ConfigDict
@@ -137,6 +137,15 @@ def read_options(config: ConfigDict) -> Options:
     options = _read(Options, plain, "config")
     _check(options)
     return options
+
+
+def with_later_fields(plain: dict[str, Any]) -> dict[str, Any]:
+    """A config of plain values, perhaps from before some fields were added: with those, as it was made with them."""
+    filled = dict(plain)
+    for name, section in get_type_hints(Options).items():
+        if is_dataclass(section) and isinstance(values := plain.get(name), dict):
+            filled[name] = {f.name: f.default for f in fields(section) if f.default is not MISSING} | values
+    return filled
 
 
 def _read(cls: type, values: Any, where: str) -> Any:

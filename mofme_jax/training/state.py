@@ -50,7 +50,9 @@ def make_optimiser(
     if clip_norm is None:
         return optax.apply_if_finite(adamw, max_bad_steps)
     # by a norm with the head's gradients in it, the rest would be clipped harder than without a head
-    clip = optax.masked(optax.clip_by_global_norm(clip_norm), outside_error_head)
+    masked = optax.masked(optax.clip_by_global_norm(clip_norm), outside_error_head)
+    # its state is empty but has a structure, which checkpoints from before the head lack: those could not go on
+    clip = optax.stateless(lambda grads, params: masked.update(grads, masked.init(grads), params)[0])
     chain = optax.chain(clip, adamw)
     return optax.apply_if_finite(chain, max_bad_steps)
 

@@ -14,6 +14,7 @@ from flax import linen as nn
 
 from mofme_jax.data.augment import add_sky, vary_colours
 from mofme_jax.data.weather import degrade
+from mofme_jax.models.restorer import ERROR_HEAD
 from mofme_jax.training import losses
 from mofme_jax.training.state import TrainState, ema_decay
 
@@ -141,7 +142,8 @@ def make_train_step(
         weather are the same for any number; dropout masks are not, and the routers' terms are means over micro-batches.
 
     The step takes uint8 photographs (B, H, W, 3), or pairs (B, H, W, 6), [input | target]. Its metrics are
-    scalars: loss, psnr_rgb (of the batch, dB), psnr_rgb_input (of the degraded batch), grad_norm, bad_steps.
+    scalars: loss, psnr_rgb (of the batch, dB), psnr_rgb_input (of the degraded batch), grad_norm, bad_steps. The error
+    head has no part in loss and grad_norm: they are those of a network without it.
     """
 
     def loss_fn(params, degraded, target, key):
@@ -151,11 +153,13 @@ def make_train_step(
         restored, aux, *error = outputs
         with jax.named_scope("image_loss"):
             loss = image_loss(restored, target).mean()
-            likelihood = _ERROR_WEIGHT * losses.laplace(restored, target, *error).mean() if with_error else 0.0
-        return loss + router_terms(aux, router_weights) + likelihood, mean_psnr(restored, target)
+            # clipping leaves the head out and Adam knows no scale, so that it needs no weight
+            likelihood = losses.laplace(restored, target, *error).mean() if with_error else 0.0
+        loss = loss + router_terms(aux, router_weights)
+        return loss + likelihood, (loss, mean_psnr(restored, target))
 
     def gradients(params, degraded, target, key):
-        (loss, psnr), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, degraded, target, key)
+        (_, (loss, psnr)), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, degraded, target, key)
         return loss, psnr, grads
 
     def mean_gradients(params, degraded, target, key):
@@ -191,16 +195,12 @@ def make_train_step(
             "loss": loss,
             "psnr_rgb": psnr,
             "psnr_rgb_input": mean_psnr(degraded, target),
-            "grad_norm": optax.tree.norm(grads),
+            "grad_norm": optax.tree.norm({n: part for n, part in grads.items() if not n.startswith(ERROR_HEAD)}),
             "bad_steps": opt_state.notfinite_count,
         }
         return TrainState(state.step + 1, params, ema, opt_state, state.key), metrics
 
     return step
-
-
-_ERROR_WEIGHT = 0.01
-"""Of the error head's likelihood. Adam learns the same with any; this one leaves the loss that is logged readable."""
 
 
 def micro_batches(images: jax.Array, count: int, group: int) -> jax.Array:

@@ -33,7 +33,8 @@ class Stopped(KeyboardInterrupt):
 class StopSignals:
     """From `listen` on, the first SIGINT or SIGTERM is noted; another does what it did before.
 
-    As a context, it puts back what it found. It leaves alone a signal that is ignored or that the program handles
+    As a context, it puts back what it found, and then a signal that came behind the last question does what it did
+    before. It leaves alone a signal that is ignored or that the program handles
     itself, and outside the main thread, where Python takes no handlers, all of them.
 
     Processes that were joined must stop at the same step. They agree on it through JAX's preemption service, whose own
@@ -43,14 +44,16 @@ class StopSignals:
 
     def __init__(self) -> None:
         self._found: dict[int, Callable[[int, FrameType | None], Any] | int] = {}
-        self._noted = False
+        self._noted: int | None = None
         self._joined = jax.distributed.is_initialized()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
         self._put_back()
+        if kind is None and self._noted is not None and not self._joined:
+            signal.raise_signal(self._noted)
 
     def listen(self) -> None:
         """To be called when there is something to save; again, it does nothing."""
@@ -64,13 +67,14 @@ class StopSignals:
 
     def ask(self, step: int) -> bool:
         """Whether to stop, now that `step` is taken; of several processes, each must ask after every step."""
-        stop = multihost_utils.reached_preemption_sync_point(step) if self._joined else self._noted
+        stop = multihost_utils.reached_preemption_sync_point(step) if self._joined else self._noted is not None
         if stop:
             self._put_back()
+            self._noted = None
         return stop
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self._noted = True
+        self._noted = number
         if self._joined:
             signal.raise_signal(signal.SIGTERM)
         self._put_back()

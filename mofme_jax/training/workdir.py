@@ -12,7 +12,7 @@ from tensorboardX import SummaryWriter
 
 from mofme_jax.training import processes
 from mofme_jax.training.checkpoint import FOLDER, finite_or_null, write_json, write_whole
-from mofme_jax.training.options import Options, read_options
+from mofme_jax.training.options import Options, read_options, with_later_fields
 
 CONFIG_FILE = "config.json"
 
@@ -46,7 +46,9 @@ def prepare_workdir(workdir: str | os.PathLike, config: ConfigDict) -> Path:
         if not isinstance(theirs, dict):
             raise ValueError(f"{file} is not the config of a run: move it away, or choose another --workdir")
         # a run may go on on other devices
-        theirs, ours = ({k: v for k, v in fields.items() if k != "mesh"} for fields in (theirs, _plain(config)))
+        theirs, ours = (
+            {k: v for k, v in fields.items() if k != "mesh"} for fields in (with_later_fields(theirs), _plain(config))
+        )
         if differing := _differences(theirs, ours):
             raise ValueError(
                 f"the workdir {path} belongs to a run with another config ({'; '.join(differing)}): "

@@ -34,7 +34,8 @@ FORMAT = 1
 _ENTRY = "mofme_jax"
 _MOST_HEADER = 2**20  # bytes; of ours, 30 thousand
 _MOST_PARAMETERS = 2**30  # 4 GiB in float32
-_MOST = {"depth": 64, "blocks": 64, "window": 256, "router_passes": 256}  # what costs time, but no parameters
+# what costs time or memory, but few parameters
+_MOST = {"depth": 64, "blocks": 64, "window": 64, "patch": 256, "router_passes": 256}
 _MOST_SIZE, _MOST_LEVELS = 2**16, 8  # of any other field, of channels
 
 
@@ -145,10 +146,12 @@ def _facts(file: Any) -> Facts:
     section, steps, calibrations = read.get("model"), read.get("steps", -1), read.get("calibrations")
     if not isinstance(section, dict) or not isinstance(calibrations, dict) or not _is_count(steps):
         raise ValueError("its metadata lacks model, steps or calibrations")
+    head = _network(section).error_head
     try:
-        return Facts(section, steps, {name: _read_calibration(name, fields) for name, fields in calibrations.items()})
+        found = {name: _read_calibration(name, fields, head) for name, fields in calibrations.items()}
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise ValueError(f"its calibrations cannot be read: {error!r:.200}") from None
+    return Facts(section, steps, found)
 
 
 def _no_constant(name: str) -> None:
@@ -159,8 +162,8 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-def _read_calibration(name: str, fields: dict[str, Any]) -> Calibration:
-    """A calibration with nothing in it that would be found out only where it is used."""
+def _read_calibration(name: str, fields: dict[str, Any], head: bool) -> Calibration:
+    """A calibration with nothing in it that would be found out only where it is used; head: the network has one."""
     read = calibration_from(fields)
     numbers = [read.high, read.within, read.pooled, read.gap, read.typical, *read.alone.values()]
     if read.sparsification is not None:
@@ -168,7 +171,8 @@ def _read_calibration(name: str, fields: dict[str, Any]) -> Calibration:
     counts = [read.images, read.photographs, read.step, read.passes]
     if not all(isinstance(n, float | int) and math.isfinite(n) for n in numbers) or not all(map(_is_count, counts)):
         raise ValueError(f"{name}: a figure that is none")
-    kinds = {"routing": {"change", "routing", "error"}, "passes": {"change", "routing", "spread", "error"}}[name]
+    kinds = {"routing": {"change", "routing"}, "passes": {"change", "routing", "spread"}}[name]
+    kinds |= {"error"} if head else set()
     if not set() < set(read.curve.weights) <= kinds or (read.passes > 0) != (name == "passes"):
         raise ValueError(f"{name}: made of {', '.join(read.curve.weights) or 'nothing'}, with {read.passes} passes")
     return read
@@ -206,6 +210,7 @@ def _check_field(name: str, value: Any) -> None:
         good = _is_size(value, 0 if name in ("blocks", "depth") else 1, _MOST.get(name, _MOST_SIZE))
     else:
         good = isinstance(value, str if kind is str else int | float) and not isinstance(value, bool)
+        good = good and (kind is str or abs(value) <= _MOST_SIZE)  # a whole number may be past all floats
     if not good:
         raise ValueError(f"its network has {name}={value!r:.40}, of another type or too small or large")
 

@@ -64,12 +64,13 @@ def test_it_learns_where_the_error_is_and_the_network_learns_as_without():
         )
         state = init_state(model, optimiser, jax.random.key(0), 32)
         for _ in range(150):
-            state, _ = step(state, photographs)
-        ended[head] = (model, state.params)
+            state, metrics = step(state, photographs)
+        ended[head] = (model, state.params, metrics)
     same = jax.tree.map(np.array_equal, without_head(ended[True][1]), ended[False][1])
     assert all(jax.tree.leaves(same))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), ended[True][2], ended[False][2])
 
-    model, params = ended[True]
+    model, params, _ = ended[True]
     images = photographs[..., :3] / np.float32(255)
     restored, _, error = model.apply({"params": params}, images, method="with_error")
     off = np.abs(np.asarray(restored) - photographs[..., 3:] / 255).mean(-1)
@@ -93,14 +94,16 @@ def test_the_likelihood_is_best_at_the_mean_error_and_spares_the_restored_image(
 
 
 def test_an_observation_has_the_error_of_every_pixel_without_seams():
-    model, params = initialised()
-    params["error_out"]["bias"] = jnp.full(1, 0.5)
-    image = np.random.default_rng(0).integers(0, 256, (70, 45, 3), dtype=np.uint8)
-    seen = observe(model, params, image, tile=32, passes=2)
-    np.testing.assert_allclose(seen.error, 0.05 * np.exp(0.5), rtol=1e-5)
-    assert seen.error.shape == (70, 45)
+    model, params = initialised(window=2, patch=4)
+    kernel = params["error_out"]["kernel"]
+    params["error_out"]["kernel"] = 0.3 * jax.random.normal(jax.random.key(2), kernel.shape)
+    image = np.random.default_rng(0).integers(0, 256, (128, 120, 3), dtype=np.uint8)
+    seen = observe(model, params, image, tile=64, passes=2)
+    _, _, whole = model.apply({"params": params}, image[None] / np.float32(255), method="with_error")
+    np.testing.assert_allclose(seen.error, whole[0], rtol=1e-3)
+    assert seen.error.std() > 0.5 * seen.error.mean()  # nowhere the same: a seam would show
     assert seen.spread is not None
-    assert seen.uncertainty.shape == (70, 45)
-    plain = observe(build("tiny", **SIZES), without_head(params), image, tile=32)
+    assert seen.uncertainty.shape == (128, 120)
+    plain = observe(build("tiny", window=2, patch=4, **SIZES), without_head(params), image, tile=64)
     assert plain.error is None
     np.testing.assert_array_equal(plain.restored, seen.restored)

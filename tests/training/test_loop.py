@@ -109,6 +109,25 @@ def test_an_interrupted_run_has_saved_the_step_and_ends_as_an_undisturbed_one(
     assert_same_bits(saved_state(tmp_path, 6), saved_state(finished_run[0], 6))
 
 
+def test_a_signal_while_the_last_step_is_written_ends_the_run_behind_that(
+    interrupt, finished_run, make_config, saved_state, tmp_path, monkeypatch
+):
+    interrupt(None)
+    close, closed = loop.Checkpoints.close, []
+
+    def interrupted_close(checkpoints):
+        signal.raise_signal(signal.SIGINT)
+        close(checkpoints)
+        closed.append(checkpoints.latest_step())
+
+    monkeypatch.setattr(loop.Checkpoints, "close", interrupted_close)
+    with pytest.raises(KeyboardInterrupt):
+        train_and_evaluate(make_config(), tmp_path)
+    assert closed == [6]
+    assert not (tmp_path / "report.json").exists()
+    assert_same_bits(saved_state(tmp_path, 6), saved_state(finished_run[0], 6))
+
+
 def test_a_checkpoint_without_a_window_is_gone_on_from(finished_run, make_config, logged, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(finished_run[0], run)
@@ -313,7 +332,7 @@ def test_a_run_begins_with_the_weights_it_is_given(finished_run, make_config, sa
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        ("mofme-small", "are of another network than config.model describes: "),
+        ("mofme-small", r"are of another network than config.model describes: .*; set config.model to what it was"),
         ("nowhere", "there are no weights nowhere"),
     ],
 )

@@ -46,6 +46,25 @@ def test_a_gradient_of_norm_100_is_clipped_to_norm_1():
     assert not np.allclose(unclipped["w"], same["w"], rtol=1e-2)
 
 
+def test_the_error_heads_gradients_are_neither_clipped_nor_counted():
+    params = PARAMS | {"error_in": jnp.zeros(1)}
+    first = {"w": jnp.array([0.6, 0.0]), "b": jnp.array([0.8]), "error_in": jnp.array([1.0])}
+    second = first | {"error_in": jnp.array([1e3])}
+
+    def last_of(transformation):
+        _, state = transformation.update(first, transformation.init(params), params)
+        return transformation.update(second, state, params)[0]
+
+    clipped, unclipped = last_of(optimiser()), last_of(optimiser(clip_norm=None))  # all but the head's have norm 1
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), clipped, unclipped)
+
+
+def test_a_state_has_the_structure_that_checkpoints_of_the_first_runs_have():
+    adamw = optax.adamw(optax.constant_schedule(0.1), b2=0.999, weight_decay=0.0)
+    first = optax.apply_if_finite(optax.chain(optax.clip_by_global_norm(1.0), adamw), 3)
+    assert jax.tree.structure(optimiser().init(PARAMS)) == jax.tree.structure(first.init(PARAMS))
+
+
 @pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
 def test_a_gradient_that_is_not_finite_changes_nothing(bad):
     good = {"w": jnp.array([0.3, -0.4]), "b": jnp.array([0.1])}

@@ -51,6 +51,25 @@ def test_signals_do_what_they_did_before_there_is_something_to_save_and_afterwar
     assert not signals.ask(1)
 
 
+def test_a_signal_behind_the_last_question_is_not_lost():
+    reached = []
+
+    def work(error=None):
+        with StopSignals() as signals:
+            signals.listen()
+            assert not signals.ask(1)
+            signal.raise_signal(signal.SIGINT)
+            reached.append("the end")
+            if error is not None:
+                raise error
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    with pytest.raises(OSError, match="of its own"):
+        work(OSError("of its own"))
+    assert len(reached) == 2
+
+
 def test_a_handler_of_the_program_and_an_ignored_signal_stay():
     received = []
     signal.signal(signal.SIGINT, lambda number, frame: received.append(number))

@@ -38,6 +38,15 @@ def test_a_field_that_only_one_config_has_is_a_difference(make_config, tmp_path)
         prepare_workdir(tmp_path, make_config())
 
 
+def test_a_run_from_before_a_field_was_added_goes_on(make_config, tmp_path):
+    theirs = json.loads(make_config().to_json_best_effort())
+    del theirs["model"]["router_temperature"], theirs["model"]["error_head"], theirs["train"]["weights"]
+    (tmp_path / "config.json").write_text(json.dumps(theirs))
+    prepare_workdir(tmp_path, make_config(**{"model.error_head": False}))
+    with pytest.raises(ValueError, match=r"\(model.error_head was False, is True\)"):
+        prepare_workdir(tmp_path, make_config(**{"model.error_head": True}))
+
+
 @pytest.mark.parametrize("content", [b"{", b"[1]", b"\xff\xfe"])
 def test_a_config_json_that_is_none_is_not_overwritten(content, make_config, tmp_path):
     (tmp_path / "config.json").write_bytes(content)
