@@ -47,6 +47,7 @@ def main() -> None:
     try:
         config = read_config(changes)
         config.train.steps = arguments.steps
+        config.train.warmup = min(config.train.warmup, arguments.steps // 8)
         config.data.clean_share = config.data.colour_share = config.data.sky_share = 0.0
         options = read_options(config)
     except (ValueError, OSError) as error:

@@ -86,14 +86,14 @@ def restore(model, params, image: np.ndarray, *, tile: int | None = None) -> np.
       ValueError: for an array that is not such an image, or a tile that is too small.
       TypeError: for another dtype.
     """
-    return observe(model, params, image, tile=tile).restored
+    return observe(model, params, image, tile=tile, error=False).restored
 
 
 def restore_with_uncertainty(
     model, params, image: np.ndarray, *, tile: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """`restore`, and the uncertainty of an `Observation`."""
-    seen = observe(model, params, image, tile=tile)
+    seen = observe(model, params, image, tile=tile, error=False)
     return seen.restored, seen.uncertainty
 
 
@@ -104,6 +104,7 @@ def observe(
     *,
     tile: int | None = None,
     passes: int = 0,
+    error: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> Observation:
     """Restores one image and says what the network did: see `Observation`.
@@ -114,6 +115,7 @@ def observe(
       model, params, image, tile: see `restore`. Parameters that are split over devices must be on a mesh of axes of
         type Auto.
       passes: M, of the spread; 0 asks for none. The draws are fixed: the same image gives the same spread.
+      error: whether the error head is asked, where there is one; it takes a fifth of the work of the small network.
       progress: called with the tiles done and their number, after every few.
 
     Raises:
@@ -128,12 +130,13 @@ def observe(
     tops, lefts = (tile_starts(-(-length // patch) * patch, layout) for length in (height, width))
     rows, columns = tops[-1] + tile, lefts[-1] + tile
     padded = np.pad(image, ((0, rows - height), (0, columns - width), (0, 0)), mode="edge")
-    run = partial(_observe_tiles, model, passes)
+    error = error and getattr(model, "error_head", False)
+    run = partial(_observe_tiles, model, passes, error)
     at_once = tiles_at_once()
 
     toned = layout.whole and max(height, width) >= TONE_FROM
     restored = np.empty((height, width, 3), np.float32 if toned else image.dtype)
-    kinds = _maps(model, passes)
+    kinds = ["uncertainty", *(["spread"] if passes else []), *(["error"] if error else [])]
     maps = np.empty((height, width, len(kinds)), np.float32)
     experts: np.ndarray | None = None
     band = np.zeros((tile, columns, 3 + maps.shape[-1]), np.float32)
@@ -174,20 +177,12 @@ def observe(
     return Observation(restored, experts=experts, patch=token, passes=passes, **found)
 
 
-def _maps(model, passes: int) -> list[str]:
-    """The maps that tiles come with, as the fields of `Observation` are called."""
-    return ["uncertainty", *(["spread"] if passes else []), *(["error"] if _knows_error(model) else [])]
-
-
-def _knows_error(model) -> bool:
-    return getattr(model, "error_head", False)
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def _observe_tiles(model, passes: int, params: Any, tiles: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(S, tile, tile, 3) -> (S, tile, tile, 3 + `_maps`): colours and maps; (S, L, h, w) heaviest experts."""
-    options = {"method": "with_error"} if _knows_error(model) else {}
-    restored, aux, *error = model.apply({"params": params}, tiles, train=False, **options)
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _observe_tiles(model, passes: int, error: bool, params: Any, tiles: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(S, tile, tile, 3) -> (S, tile, tile, 4 to 6): colours, uncertainty, and spread and error where they are asked
+    for; (S, L, h, w) heaviest experts."""
+    options = {"method": "with_error"} if error else {}
+    restored, aux, *expected = model.apply({"params": params}, tiles, train=False, **options)
     layers = [layer for layer in aux if hasattr(layer, "uncertainty")]
     if layers:
         uncertainty = _to_pixels(jnp.mean(jnp.stack([layer.uncertainty for layer in layers]), axis=0), tiles.shape)
@@ -198,7 +193,7 @@ def _observe_tiles(model, passes: int, params: Any, tiles: jax.Array) -> tuple[j
     parts = [restored, uncertainty]
     if passes:
         parts.append(_spread(model, passes, params, tiles, restored))
-    parts += [each[..., None] for each in error]
+    parts += [each[..., None] for each in expected]
     return jnp.concatenate(parts, axis=-1), heaviest
 
 
@@ -311,7 +306,7 @@ def _with_tone(model, params, image: np.ndarray, restored: np.ndarray, tile: int
     scale = TONE_SIDE / max(height, width)
     size = max(1, round(height * scale)), max(1, round(width * scale))
     small = np.clip(_resized(image, size, Image.Resampling.BOX), 0.0, 1.0)
-    wanted = observe(model, params, small, tile=tile).restored
+    wanted = observe(model, params, small, tile=tile, error=False).restored
     off = wanted - _resized(restored, size, Image.Resampling.BOX)
     off = gaussian_filter(off, (_TONE_SIGMA, _TONE_SIGMA, 0.0), mode="nearest")
     for channel in range(3):  # one at a time: of a large photograph they are much

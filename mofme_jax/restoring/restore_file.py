@@ -108,7 +108,8 @@ def run_job(
     image = read_image(job.source)
     for note in image.notes:
         warnings.warn(f"{job.source}: {note}", stacklevel=2)
-    seen = observe(model, params, image.pixels, tile=tile, passes=passes, progress=progress)
+    error = "uncertainty" in job.beside
+    seen = observe(model, params, image.pixels, tile=tile, passes=passes, error=error, progress=progress)
     try:
         job.target.parent.mkdir(parents=True, exist_ok=True)
         write_image(image, seen.restored, job.target)
