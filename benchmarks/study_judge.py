@@ -23,6 +23,7 @@ from mofme_jax.compiled import keep_compiled
 from mofme_jax.data.fetch import cache_folder
 from mofme_jax.data.folders import ArraySource, PhotographFolder
 from mofme_jax.data.photos import embedded_photographs
+from mofme_jax.evaluation import routing_measures
 from mofme_jax.evaluation.cases import Case, cut_to_middle, weather_cases
 from mofme_jax.evaluation.evaluator import PROTOCOL, judge_cases
 from mofme_jax.training.checkpoint import FOLDER, load, write_json
@@ -82,7 +83,9 @@ def judge(run: Path, side: int) -> None:
             }
         )
         draws[one.name, one.group] += 1
-    routing = measure_checkpoints(run, cases) if model.feed_forward != "dense" else []
+    routing = []
+    if model.feed_forward != "dense":
+        routing = measure_checkpoints(run, cases, options.checkpoint_every, report["steps"])
     write_json(
         run / JUDGED,
         {
@@ -130,25 +133,23 @@ def _digest(image: np.ndarray) -> bytes:
     return hashlib.sha256(repr(image.shape).encode() + image.tobytes()).digest()
 
 
-def measure_checkpoints(run: Path, cases: Sequence[Case]) -> list[dict[str, Any]]:
-    """What the routers do at each kept checkpoint, by its step; writes LEADING for the last. Empty without measures.
+def measure_checkpoints(run: Path, cases: Sequence[Case], every: int, last: int) -> list[dict[str, Any]]:
+    """What the routers do at each of the run's own checkpoints, by its step; writes LEADING for the last.
 
-    Measured on the middle of the first draw of every weather for every photograph; labels are weathers.
+    A stop leaves one more, which other runs do not have. Measured on the middle of the first draw of every weather for
+    every photograph; labels are weathers.
     """
-    try:
-        from mofme_jax.evaluation import routing_measures
-    except ImportError:
-        return []
     some = [next(group) for _, group in itertools.groupby(cases, lambda case: (case.name, case.group))]
     some = [case for case in some if case.group in WEATHERS]
     side = min(ROUTING_SIDE, *(length for case in some for length in case.degraded.shape[:2]))
     images = np.stack([cut_to_middle(case.degraded, side) for case in some]).astype(np.float32) / 255.0
     labels = np.array([WEATHERS.index(case.group) for case in some])
     measured = []
-    for folder in sorted((run / FOLDER).glob("[0-9]*"), key=lambda folder: int(folder.name)):
+    for step in (*range(every, last, every), last):
+        folder = run / FOLDER / str(step)
         model, params = load(folder)
         found = routing_measures.measure_routing(model, params, images, labels)
-        measured.append({"step": int(folder.name), **found})
+        measured.append({"step": step, **found})
     np.save(run / LEADING, np.asarray(routing_measures.leading_experts(model, params, images)))
     return measured
 

@@ -225,7 +225,7 @@ def seed_agreement(leading: Sequence[np.ndarray]) -> float | None:
     """The mean over pairs of seeds; None for one seed."""
     if len(leading) < 2:
         return None
-    from mofme_jax.evaluation import routing_measures  # without it nothing was measured
+    from mofme_jax.evaluation import routing_measures  # here: tables without routing wait for no JAX
 
     return float(np.mean([routing_measures.seed_agreement(a, b) for a, b in itertools.combinations(leading, 2)]))
 

@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
     config.train.steps = 3000
     config.train.host_devices = 1  # runs go side by side, one a core
     config.checkpoint_every = 500
-    config.keep_checkpoints = 6  # for measures over training
+    config.keep_checkpoints = 12  # for measures over training; stops leave more than the six
     config.evaluation.repeats = 1
     config.evaluation.max_side = 64
     config.evaluation.tile = 64
