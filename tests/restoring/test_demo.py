@@ -347,9 +347,12 @@ def served(finished_run, tmp_path_factory):
         "HTTPS_PROXY": "http://127.0.0.1:9",
     }
     with log.open("w") as stream:
+        # tests that a script runs in its background ignore Ctrl-C, and what they start would as well
+        ignored = signal.signal(signal.SIGINT, signal.default_int_handler)
         process = subprocess.Popen(
             [*command, "--max-megapixels=0.5"], cwd=folder, env=environment, stdout=stream, stderr=stream
         )
+        signal.signal(signal.SIGINT, ignored)
     try:
         wait(lambda: "open http" in log.read_text() or process.poll() is not None, 180)
         assert process.poll() is None, log.read_text()
