@@ -29,7 +29,7 @@ def get_config() -> ConfigDict:
     config.model.rank = 8  # of the low-rank generator
     config.model.dispatch = "auto"  # how tokens get to their experts, see README.md; changes the time, not the output
     config.model.dropout = 0.0  # rate behind every attention and feed-forward
-    config.model.error_head = True  # also learns how far off each pixel may be; changes nothing else
+    config.model.error_head = True  # also learns how far off each pixel may be; what is restored stays the same
 
     # what it sees
     config.data = ConfigDict()
