@@ -37,10 +37,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO
 
-from study_arms import GROUPS, Arm
+from study_arms import GROUPS, JUDGED, Arm
 
 ROOT = Path(__file__).parents[1]
-SETTINGS, FLAGS, OUTPUT, FAILED, JUDGED = "settings.json", "flags.json", "output.txt", "failed.txt", "study.json"
+SETTINGS, FLAGS, OUTPUT, FAILED = "settings.json", "flags.json", "output.txt", "failed.txt"
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,12 @@ def temperature(value: float, predicted: str) -> Arm:
     return Arm(f"mofme-temperature-{value:g}", {**linear.overrides, "model.router_temperature": value}, predicted)
 
 
+def decided(kind: str, predicted: str) -> Arm:
+    """An arm whose logits are divided by 0.1."""
+    arm = mixture(kind, predicted)
+    return Arm(f"decided-{kind}", {**arm.overrides, "model.router_temperature": 0.1}, predicted)
+
+
 def change(name: str, path: str, value: Any, predicted: str) -> Arm:
     """The deterministic arm with one more value."""
     return Arm(name, {**DETERMINISTIC.overrides, path: value}, predicted)
@@ -79,6 +85,9 @@ def against(baseline: Arm, arms: tuple[Arm, ...]) -> tuple[tuple[str, str], ...]
     """Every arm compared with the baseline."""
     return tuple((arm.name, baseline.name) for arm in arms if arm.name != baseline.name)
 
+
+JUDGED = "study.json"
+"""In a run's folder once it is judged."""
 
 WEATHERS = ("haze", "rain", "snow", "raindrop")
 
@@ -102,6 +111,15 @@ SIXTEEN = (
     mixture("moe", "the baseline: most parameters", experts=16),
     mixture("mofme-linear", "0 to 0.2 dB below moe, with far fewer parameters", experts=16),
     mixture("mofme-deterministic", "within 0.1 dB of linear", experts=16),
+)
+
+DECIDED = (
+    LINEAR,
+    decided("moe", "0 to 0.2 dB above decided-mofme-linear: networks have more room to differ than modulations"),
+    decided("mofme-linear", "within 0.1 dB of linear; specialised experts see a part of the data each"),
+    decided("mofme-deterministic", "0 to 0.1 dB above decided-mofme-linear: doubtful tokens are shared more evenly"),
+    decided("mofme-stochastic", "equal to decided-mofme-deterministic within 0.1 dB"),
+    decided("mofme-heteroscedastic", "within 0.1 dB of decided-mofme-linear"),
 )
 
 EXPERTS = tuple(
@@ -163,6 +181,11 @@ GROUPS = {
         "Is MoFME as good as the mixture of networks it replaces, with many experts? (E = 16, K = 2)",
         SIXTEEN,
         against(SIXTEEN[0], SIXTEEN),
+    ),
+    "decided": Group(
+        "Does uncertainty help a router that has made up its mind? (logits over 0.1; E = 4, K = 2)",
+        DECIDED,
+        (("decided-mofme-linear", "mofme-linear"), *against(DECIDED[2], tuple(a for a in DECIDED if a is not LINEAR))),
     ),
     "experts": Group(
         "What do more experts, and more experts a token, bring? (mofme against moe of the same E and K)",

@@ -17,7 +17,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from study_arms import WEATHERS
+from study_arms import JUDGED, WEATHERS
 
 from mofme_jax.compiled import keep_compiled
 from mofme_jax.data.fetch import cache_folder
@@ -30,9 +30,6 @@ from mofme_jax.training.checkpoint import FOLDER, load, write_json
 from mofme_jax.training.options import DataOptions
 from mofme_jax.training.sources import validation_photographs
 from mofme_jax.training.workdir import options_of_run
-
-JUDGED = "study.json"
-"""In a run's folder once it is judged."""
 
 LEADING = "leading.npy"
 """Beside it: (L, B, h, w) each token's heaviest expert, by the last checkpoint."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from study_arms import GROUPS, WEATHERS
+from study_arms import GROUPS, JUDGED, WEATHERS
 
 from mofme_jax.evaluation.statistics import Interval, mean_over_seeds, mean_over_seeds_and_photographs
 
@@ -57,9 +57,9 @@ def read_runs(runs: Path, names: Sequence[str]) -> dict[str, Runs]:
         for seed, folder in sorted(folders.items()):
             if (folder / "failed.txt").exists():
                 found[name].failed[seed] = (folder / "failed.txt").read_text().strip()
-            if not (folder / "study.json").exists():
+            if not (folder / JUDGED).exists():
                 continue
-            result = json.loads((folder / "study.json").read_text())
+            result = json.loads((folder / JUDGED).read_text())
             for one in result["images"]:  # what JSON does not know is null: the PSNR of images that equal their truth
                 one.update({k: np.inf for k in ("psnr_input", "psnr") if one[k] is None})
             key = [(one["photograph"], one["weather"], one["draw"], one["psnr_input"]) for one in result["images"]]
