@@ -42,6 +42,8 @@ def get_config() -> ConfigDict:
     config.data.crop = 96  # pixels on a training crop's side
     config.data.min_scale = 0.35  # crops are shrunk by up to this factor: more content, more scales
     config.data.weathers = ("haze", "rain", "snow", "raindrop")  # dealt out evenly; mixtures: "rain+haze"
+    config.data.severity = ConfigDict()  # bounds, such as rain_strength = (0.5, 2.5), that differ in training from
+    # those of mofme_jax.data.weather.degrade; for every weather that has it
     config.data.clean_share = 0.15  # of examples stay clean, so that the network learns to leave alone
     config.data.colour_share = 1.0  # of examples get other colours, so that few photographs are not learnt by heart
     config.data.sky_share = 0.5  # of examples get a plain bright region, which must not be taken for haze

@@ -47,7 +47,12 @@ _CAMERA = {"noise": (0.0, 0.008)}
 
 
 def degrade(
-    key: Array, image: Array, weather: str, *, depth: Array | None = None, **severity: Array | float | None
+    key: Array,
+    image: Array,
+    weather: str,
+    *,
+    depth: Array | None = None,
+    **severity: Array | float | tuple[float, float] | None,
 ) -> tuple[Array, dict[str, Array]]:
     """Puts weather on a photograph.
 
@@ -61,7 +66,8 @@ def degrade(
       image: (H, W, 3) sRGB values in [0, 1], any height and width.
       weather: static; "clean" (nothing is done), one of `WEATHERS`, or several joined by "+" in any order.
       depth: (H, W) relative depth in [0, 1], 0 at the camera; a pseudo-depth is drawn when None.
-      **severity: a number or scalar array for each severity that shall not be drawn, or None. Drawn are:
+      **severity: a number or scalar array for each severity that shall not be drawn, a pair for one that shall be drawn
+        between other bounds, or None. Drawn are:
         beta: extinction over the full depth. Haze 0.3 to 1.45; rain 0 to 1.8 and snow 0 to 0.35, often 0.
         airlight: light of the veil, 0.6 to 1.
         airlight_tint: how much of that red gains and blue loses, -0.04 to 0.04.
@@ -159,13 +165,17 @@ def severity_ranges(weather: str) -> dict[str, tuple[float, float]]:
 
 
 def _draw(seed: Array, ranges: dict[str, tuple[float, float]], given: dict) -> dict[str, Array]:
-    """Takes each severity from `given` or else draws it; a name's draw does not depend on the other names."""
+    """Takes each severity from `given`, or draws it from the range there, or else from that in `ranges`.
+
+    A name's draw does not depend on the other names.
+    """
     order = sorted({name for part in (*_RANGES.values(), _CAMERA) for name in part})
     draws = cells.uniform(seed, len(order))
     meta = {}
-    for name, (low, high) in ranges.items():
+    for name, usual in ranges.items():
         value = given.get(name)
-        if value is None:
+        if value is None or isinstance(value, tuple):
+            low, high = value or usual
             value = low + (high - low) * draws[order.index(name)]
             if not name.endswith(("angle", "tint")):
                 value = jnp.maximum(value, 0.0)

@@ -129,6 +129,7 @@ def build_step(
         image_loss,
         weathers=None if paired else data.weathers,
         clean_share=data.clean_share,
+        severity=data.severity,
         colour_share=data.colour_share,
         sky_share=data.sky_share,
         decay=train.ema_decay,

@@ -3,12 +3,12 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ml_collections import ConfigDict
 
-from mofme_jax.data.weather import parse_weather
+from mofme_jax.data.weather import parse_weather, severity_ranges
 from mofme_jax.models.restorer import Restorer
 from mofme_jax.models.variants import build
 
@@ -53,6 +53,7 @@ class DataOptions:
     sky_share: float
     cache_gigabytes: float
     workers: int
+    severity: dict = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -144,8 +145,13 @@ def with_later_fields(plain: dict[str, Any]) -> dict[str, Any]:
     filled = dict(plain)
     for name, section in get_type_hints(Options).items():
         if is_dataclass(section) and isinstance(values := plain.get(name), dict):
-            filled[name] = {f.name: f.default for f in fields(section) if f.default is not MISSING} | values
+            filled[name] = {f.name: _default(f) for f in fields(section) if _default(f) is not MISSING} | values
     return filled
+
+
+def _default(of: Field) -> Any:
+    """A field's default; MISSING where it has none."""
+    return of.default if of.default_factory is MISSING else of.default_factory()
 
 
 def _read(cls: type, values: Any, where: str) -> Any:
@@ -154,7 +160,7 @@ def _read(cls: type, values: Any, where: str) -> Any:
     types = get_type_hints(cls)
     if unknown := sorted(set(values) - set(types)):
         raise ValueError(f"unknown field {where}.{unknown[0]}; {where} has {', '.join(types)}")
-    if missing := [f.name for f in fields(cls) if f.name not in values and f.default is MISSING]:
+    if missing := [f.name for f in fields(cls) if f.name not in values and _default(f) is MISSING]:
         raise ValueError(f"{where}.{missing[0]} is missing; configs/default.py has every field")
     return cls(**{name: _value(types[name], value, f"{where}.{name}") for name, value in values.items()})
 
@@ -168,6 +174,8 @@ def _value(kind: Any, value: Any, where: str) -> Any:
         return value
     if kind is tuple and isinstance(value, list):
         return tuple(value)
+    if kind is dict and isinstance(value, dict):
+        return {name: tuple(v) if isinstance(v, list) else v for name, v in value.items()}
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
@@ -248,12 +256,28 @@ def _check(options: Options) -> None:
             raise ValueError(f"config.{name}={value!r} must be {remedy}")
     for weather in data.weathers:
         parse_weather(weather)
+    _check_severity(data)
     for name, value in options.model.overrides.items():
         _check_size(name, value)
     model = build_model(asdict(options.model))
     stacked = 1 if model.feed_forward == "dense" else model.num_experts
     if stacked % options.mesh.expert:
         raise ValueError(f"config.mesh.expert={options.mesh.expert} must divide the experts, {stacked} in a layer")
+
+
+def _check_severity(data: DataOptions) -> None:
+    """Raises ValueError for bounds of a severity that no weather of the run has, or that are none."""
+    if data.severity and data.pairs:
+        raise ValueError("config.data.severity must be empty where config.data.pairs are given: their weather is there")
+    known = {name for weather in data.weathers for name in severity_ranges(weather)}
+    for name, bounds in data.severity.items():
+        where = f"config.data.severity.{name}"
+        if name not in known:
+            raise ValueError(f"{where}: the weathers {', '.join(data.weathers)} have {', '.join(sorted(known))}")
+        if not (isinstance(bounds, tuple) and len(bounds) == 2 and all(_is_number(bound) for bound in bounds)):
+            raise ValueError(f"{where}={bounds!r} must be two numbers, (lowest, highest)")
+        if bounds[0] > bounds[1]:
+            raise ValueError(f"{where}={bounds!r}: the first is the lowest, and must not be above the second")
 
 
 def _check_size(name: str, value: Any) -> None:
@@ -274,8 +298,12 @@ def _are_folders(value: tuple) -> bool:
     return all(isinstance(folder, str) and folder for folder in value) and len(set(value)) == len(value)
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def _is_weight(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+    return _is_number(value) and value > 0
 
 
 def _is_size(value: tuple) -> bool:

@@ -60,6 +60,7 @@ def preview(config: ConfigDict, path: str | Path, *, step: int = 0, count: int =
             make_examples,
             weathers=weathers,
             clean_share=data.clean_share,
+            severity=data.severity,
             colour_share=data.colour_share,
             sky_share=data.sky_share,
         )

@@ -3,8 +3,7 @@
 Axis glossary: `B` images, `H W` pixels, `C` channels, `T` tokens of a batch, `E` experts.
 """
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -13,14 +12,18 @@ import optax
 from flax import linen as nn
 
 from mofme_jax.data.augment import add_sky, vary_colours
-from mofme_jax.data.weather import degrade
+from mofme_jax.data.weather import degrade, severity_ranges
 from mofme_jax.models.restorer import ERROR_HEAD
 from mofme_jax.training import losses
 from mofme_jax.training.state import TrainState, ema_decay
 
 
 def put_weather(
-    key: jax.Array, images: jax.Array, weathers: tuple[str, ...], clean_share: float
+    key: jax.Array,
+    images: jax.Array,
+    weathers: tuple[str, ...],
+    clean_share: float,
+    severity: Mapping[str, tuple[float, float]],
 ) -> tuple[jax.Array, dict[str, Any]]:
     """Fresh weather for a batch: image i gets `weathers[i % n]`, or none at all with a chance of clean_share.
 
@@ -32,6 +35,7 @@ def put_weather(
       images: (B, H, W, 3) clean, in [0, 1]; B a multiple of n.
       weathers: names for `degrade`, n of them.
       clean_share: in [0, 1].
+      severity: bounds by the name of a severity, for all weathers that have it; the others are drawn as usual.
 
     Returns:
       (B, H, W, 3) in [0, 1]; and what was drawn: "severities", for each of `weathers` a dict of them, (B / n,) each,
@@ -40,12 +44,17 @@ def put_weather(
     batch, n = images.shape[0], len(weathers)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch))
     groups, group_keys = images.reshape(batch // n, n, *images.shape[1:]), keys.reshape(batch // n, n)
-    by_weather = [
-        jax.vmap(partial(degrade, weather=name))(group_keys[:, i], groups[:, i]) for i, name in enumerate(weathers)
-    ]
+    by_weather = []
+    for i, name in enumerate(weathers):
+        bounds: dict[str, Any] = {part: severity[part] for part in severity_ranges(name) if part in severity}
+
+        def one(key, image, name=name, bounds=bounds):
+            return degrade(key, image, name, **bounds)
+
+        by_weather.append(jax.vmap(one)(group_keys[:, i], groups[:, i]))
     degraded = jnp.stack([image for image, _ in by_weather], axis=1).reshape(images.shape)
     stays_clean = jax.vmap(lambda k: jax.random.bernoulli(jax.random.fold_in(k, 7), clean_share))(keys)
-    drawn = {"severities": [severity for _, severity in by_weather], "stays_clean": stays_clean}
+    drawn = {"severities": [drawn for _, drawn in by_weather], "stays_clean": stays_clean}
     return jnp.where(stays_clean[:, None, None, None], images, degraded), drawn
 
 
@@ -77,6 +86,7 @@ def make_examples(
     *,
     weathers: tuple[str, ...] | None,
     clean_share: float,
+    severity: Mapping[str, tuple[float, float]],
     colour_share: float,
     sky_share: float,
 ) -> tuple[jax.Array, jax.Array, dict[str, Any]]:
@@ -85,7 +95,7 @@ def make_examples(
     Args:
       key: see `step_keys`.
       photographs: (B, H, W, 3) uint8; or pairs (B, H, W, 6), [input | target], where weathers is None.
-      weathers, clean_share: see `put_weather`.
+      weathers, clean_share, severity: see `put_weather`.
       colour_share, sky_share: see `augment`; not done to pairs.
 
     Returns:
@@ -97,7 +107,7 @@ def make_examples(
         return degraded, target, {}
     augment_key, weather_key = key
     target = augment(augment_key, pixels, colour_share, sky_share)
-    degraded, drawn = put_weather(weather_key, target, weathers, clean_share)
+    degraded, drawn = put_weather(weather_key, target, weathers, clean_share, severity)
     return degraded, target, drawn
 
 
@@ -121,6 +131,7 @@ def make_train_step(
     *,
     weathers: tuple[str, ...] | None,
     clean_share: float,
+    severity: Mapping[str, tuple[float, float]],
     colour_share: float,
     sky_share: float,
     decay: float,
@@ -134,7 +145,7 @@ def make_train_step(
       model: a Restorer.
       optimiser: see `make_optimiser`.
       image_loss: (restored, target) -> (B,) loss of each image.
-      weathers, clean_share, colour_share, sky_share: see `make_examples`.
+      weathers, clean_share, severity, colour_share, sky_share: see `make_examples`.
       decay: of the parameters' moving average.
       router_weights: weights of the routers' "importance", "load" and "z" terms; 0 leaves one out.
       gather: brings parameters that are split over devices together, see `sharding.gather`.
@@ -182,6 +193,7 @@ def make_train_step(
                 photographs,
                 weathers=weathers,
                 clean_share=clean_share,
+                severity=severity,
                 colour_share=colour_share,
                 sky_share=sky_share,
             )

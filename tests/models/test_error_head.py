@@ -56,6 +56,7 @@ def test_it_learns_where_the_error_is_and_the_network_learns_as_without():
                 lambda a, b: jnp.square(a - b).mean((1, 2, 3)),
                 weathers=None,
                 clean_share=0.0,
+                severity={},
                 colour_share=0.0,
                 sky_share=0.0,
                 decay=0.0,

@@ -22,7 +22,7 @@ def names(cls):
 
 
 def names_of_config(config):
-    return {name: names_of_config(v) if isinstance(v, ConfigDict) and name != "overrides" else True
+    return {name: names_of_config(v) if isinstance(v, ConfigDict) and name not in ("overrides", "severity") else True
             for name, v in config.items()}  # fmt: skip
 
 
@@ -99,6 +99,14 @@ def changed(**changes):
         ({"data__resize": (480,)}, r"config.data.resize=\(480,\) must be empty or \(H, W\)"),
         ({"data__resize": ("a", "b")}, "must be empty or"),
         ({"data__resize": (480, 20)}, "at least config.data.crop=32 on both sides"),
+        (
+            {"data__severity": {"drop_siz": (1, 2)}},
+            "config.data.severity.drop_siz: the weathers haze.* have air",
+        ),
+        ({"data__severity": {"beta": 1.0}}, r"config.data.severity.beta=1.0 must be two numbers, \(lowest, highest\)"),
+        ({"data__severity": {"beta": (1.0, float("inf"))}}, "must be two numbers"),
+        ({"data__severity": {"beta": (2, 1)}}, r"config.data.severity.beta=\(2, 1\): the first is the lowest"),
+        ({"data__severity": {"beta": (1, 2)}, "data__pairs": ("a",)}, "config.data.severity must be empty where"),
         ({"data__min_scale": 0.0}, r"config.data.min_scale=0.0 must be in \(0, 1\]"),
         ({"data__cache_gigabytes": float("inf")}, "config.data.cache_gigabytes=inf"),
         ({"seed": -1}, "config.seed=-1 must be at least 0"),
@@ -152,6 +160,6 @@ def test_whole_numbers_may_stand_for_floats():
 
 def test_a_config_from_before_a_field_was_added_is_read_as_what_it_was():
     config = smoke.get_config().to_dict()
-    del config["model"]["router_temperature"], config["model"]["error_head"]
-    read = read_options(ConfigDict(config)).model
-    assert (read.router_temperature, read.error_head) == (1.0, False)
+    del config["model"]["router_temperature"], config["model"]["error_head"], config["data"]["severity"]
+    read = read_options(ConfigDict(config))
+    assert (read.model.router_temperature, read.model.error_head, read.data.severity) == (1.0, False, {})

@@ -41,8 +41,8 @@ def test_it_shows_what_the_steps_of_a_run_see(make_config, shown, tmp_path):
 
     model = Gain()  # restored = input times one number, 1 at first
     step = make_train_step(
-        model, optimiser, loss, weathers=options.data.weathers, clean_share=0.4, colour_share=0.0, sky_share=0.5,
-        decay=0.9, router_weights=dict(importance=0.0, load=0.0, z=0.0),
+        model, optimiser, loss, weathers=options.data.weathers, clean_share=0.4, severity={},
+        colour_share=0.0, sky_share=0.5, decay=0.9, router_weights=dict(importance=0.0, load=0.0, z=0.0),
     )  # fmt: skip
     state = init_state(model, optimiser, jax.random.key(3), 16)
     gain = float(jax.tree.leaves(state.params)[0])

@@ -26,8 +26,8 @@ def step():
         optax.constant_schedule(0.1), weight_decay=0.0, b2=0.999, clip_norm=None, max_bad_steps=3
     )
     made = make_train_step(
-        Gain(), optimiser, losses.smooth_l1, weathers=None, clean_share=0.0, colour_share=0.0, sky_share=0.0,
-        decay=0.9, router_weights=dict(importance=0.0, load=0.0, z=0.0),
+        Gain(), optimiser, losses.smooth_l1, weathers=None, clean_share=0.0, severity={},
+        colour_share=0.0, sky_share=0.0, decay=0.9, router_weights=dict(importance=0.0, load=0.0, z=0.0),
     )  # fmt: skip
     return jax.jit(made), init_state(Gain(), optimiser, jax.random.key(0), 16)
 

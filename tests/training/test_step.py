@@ -1,5 +1,7 @@
 """One step: the weather it deals out, what it changes, what it measures."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +18,7 @@ from tests.fakes import Gain
 KEY = jax.random.key(5)
 LEAST = dict(channels=(4,), blocks=0, depth=1, width=16, heads=1, tail_channels=4)
 IMAGES = jax.random.uniform(jax.random.key(1), (4, 20, 20, 3))
-put = jax.jit(put_weather, static_argnums=(2, 3))
+put = jax.jit(partial(put_weather, severity={}), static_argnums=(2, 3))
 init = jax.jit(init_state, static_argnums=(0, 1, 3))
 
 
@@ -57,6 +59,20 @@ def test_a_picture_does_not_depend_on_the_batch_around_it(hazy):
     assert not np.allclose(other_key[0], hazy[0], atol=0.02)
 
 
+def test_bounds_hold_for_the_weathers_that_have_them():
+    bounds = {"beta": (2.5, 3.0), "rain_strength": (4.0, 4.0)}
+    usual = put(KEY, IMAGES, ("haze", "rain"), 0.0)[1]["severities"]
+    haze, rain = jax.jit(partial(put_weather, severity=bounds), static_argnums=(2, 3))(
+        KEY, IMAGES, ("haze", "rain"), 0.0
+    )[1]["severities"]
+    for drawn in (haze["beta"], rain["beta"]):
+        assert ((drawn >= 2.5) & (drawn <= 3.0)).all()
+        assert drawn[0] != drawn[1]
+    np.testing.assert_array_equal(rain["rain_strength"], 4.0)
+    for name in set(haze) - {"transmission", *bounds}:
+        np.testing.assert_array_equal(haze[name], usual[0][name])
+
+
 def test_clean_share_is_the_chance_of_no_weather():
     images = jnp.broadcast_to(IMAGES[:1], (64, 20, 20, 3))
 
@@ -77,6 +93,7 @@ def train_step(image_loss=losses.smooth_l1, decay=0.5, learning_rate=0.1, **kwar
     settings = dict(
         weathers=None,
         clean_share=0.0,
+        severity={},
         colour_share=0.0,
         sky_share=0.0,
         decay=decay,
@@ -161,6 +178,7 @@ def trained(model, steps, accumulate=1):
         losses.rmse,
         weathers=None,
         clean_share=0.0,
+        severity={},
         colour_share=0.0,
         sky_share=0.0,
         decay=0.9,
