@@ -217,6 +217,8 @@ def routing_figures(measured: dict[str, Any]) -> dict[str, float]:
             for noise in layers[0]["stability"]
         },
         "load entropy": mean(lambda layer: layer["load_entropy"]),
+        "gate entropy": mean(lambda layer: layer["gate_entropy"]),
+        "uncertainty, nats": mean(lambda layer: layer["uncertainty"]),
         "bits over chance": mean(lambda layer: layer["information"]["bits"] - layer["information"]["by_chance"]),
     }
 
