@@ -65,9 +65,9 @@ def temperature(value: float, predicted: str) -> Arm:
 
 
 def decided(kind: str, predicted: str) -> Arm:
-    """An arm whose logits are divided by 0.1."""
+    """An arm whose logits are divided by 0.5: what it takes for routers to stay far from uniform."""
     arm = mixture(kind, predicted)
-    return Arm(f"decided-{kind}", {**arm.overrides, "model.router_temperature": 0.1}, predicted)
+    return Arm(f"decided-{kind}", {**arm.overrides, "model.router_temperature": 0.5}, predicted)
 
 
 def change(name: str, path: str, value: Any, predicted: str) -> Arm:
@@ -94,6 +94,7 @@ WEATHERS = ("haze", "rain", "snow", "raindrop")
 MOE = mixture("moe", "within 0.2 dB of mofme-linear, with more parameters")
 LINEAR = mixture("mofme-linear", "the baseline: no uncertainty")
 DETERMINISTIC = mixture("mofme-deterministic", "within 0.1 dB of linear: it only flattens doubtful routing a little")
+HALF = temperature(0.5, "within 0.1 dB of linear, with lower load entropy")
 
 ROUTERS = (
     Arm("dense", {"model.feed_forward": "dense"}, "0.1 to 0.3 dB below linear: one network for all weathers"),
@@ -103,7 +104,7 @@ ROUTERS = (
     mixture("mofme-stochastic", "equal to deterministic within 0.1 dB, with noisier training"),
     mixture("mofme-paper", "0.1 to 0.3 dB below linear: half of its weights are negative, few tokens are routed alike"),
     mixture("mofme-heteroscedastic", "within 0.1 dB of linear: the variance it learns has nothing to fit but the loss"),
-    temperature(0.5, "within 0.1 dB of linear, with lower load entropy"),
+    HALF,
     temperature(2.0, "within 0.1 dB of linear, as deterministic: dividing logits is most of what that does"),
 )
 
@@ -115,11 +116,11 @@ SIXTEEN = (
 
 DECIDED = (
     LINEAR,
-    decided("moe", "0 to 0.2 dB above decided-mofme-linear: networks have more room to differ than modulations"),
-    decided("mofme-linear", "within 0.1 dB of linear; specialised experts see a part of the data each"),
-    decided("mofme-deterministic", "0 to 0.1 dB above decided-mofme-linear: doubtful tokens are shared more evenly"),
+    HALF,
+    decided("moe", "below mofme-temperature-0.5 by as much as moe is below linear"),
+    decided("mofme-deterministic", "0 to 0.1 dB above mofme-temperature-0.5: doubtful tokens are shared more evenly"),
     decided("mofme-stochastic", "equal to decided-mofme-deterministic within 0.1 dB"),
-    decided("mofme-heteroscedastic", "within 0.1 dB of decided-mofme-linear"),
+    decided("mofme-heteroscedastic", "within 0.1 dB of mofme-temperature-0.5"),
 )
 
 EXPERTS = tuple(
@@ -183,9 +184,9 @@ GROUPS = {
         against(SIXTEEN[0], SIXTEEN),
     ),
     "decided": Group(
-        "Does uncertainty help a router that has made up its mind? (logits over 0.1; E = 4, K = 2)",
+        "Does uncertainty help a router that has made up its mind? (logits over 0.5; E = 4, K = 2)",
         DECIDED,
-        (("decided-mofme-linear", "mofme-linear"), *against(DECIDED[2], tuple(a for a in DECIDED if a is not LINEAR))),
+        (*against(LINEAR, (HALF,)), *against(HALF, DECIDED[2:])),
     ),
     "experts": Group(
         "What do more experts, and more experts a token, bring? (mofme against moe of the same E and K)",
