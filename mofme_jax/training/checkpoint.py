@@ -1,22 +1,28 @@
 """Checkpoints: the state of the run, its place in the data, and its config, saved together by Orbax.
 
 A checkpoint is complete or absent: Orbax writes into a temporary directory and renames it. In the workdir:
-`checkpoints/<step>/{state,data,config}`.
+`checkpoints/<step>/{state,data,config}`. What happens to its files later (a machine that loses power with half of them
+in its cache, a bad disk) is found out when it is restored: Orbax notices most damage, and sums over all bits the rest.
 """
 
 import json
 import math
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from mofme_jax.models.restorer import Restorer
+from mofme_jax.training import processes
 from mofme_jax.training.options import build_model
 from mofme_jax.training.state import TrainState
 
 FOLDER = "checkpoints"
+DAMAGED = "damaged"
+"""Folder of the workdir for checkpoints that cannot be read."""
 
 
 class Checkpoints:
@@ -29,6 +35,7 @@ class Checkpoints:
     def __init__(self, workdir: Path, keep: int, config: dict):
         # a killed run leaves the temporary directory of a save behind
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, cleanup_tmp_directories=True)
+        self._workdir = workdir
         self._manager = ocp.CheckpointManager(workdir / FOLDER, options=options)
         self._config = config
 
@@ -47,24 +54,84 @@ class Checkpoints:
             int(state.step),
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave(state),
-                data=ocp.args.JsonSave(progress),
+                data=ocp.args.JsonSave(progress | {"sums": sums_of_bits(state)}),
                 config=ocp.args.JsonSave(self._config),
             ),
         )
 
     def restore(self, like: TrainState) -> tuple[TrainState, dict]:
-        """The newest checkpoint's state, with the shapes and shardings of `like`, and its `progress`."""
+        """The newest whole checkpoint's state, with the shapes and shardings of `like`, and its `progress`.
+
+        Damaged ones that are newer are set aside, with a line that says so. Of several processes the one that notices
+        damage ends, and the others after it: some may have read their part well.
+
+        Raises:
+          OSError: none is whole, and nothing was moved; or one is not, of several processes.
+        """
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        found = self._manager.restore(
-            self.latest_step(),
-            args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()),
+        damaged: dict[int, str] = {}
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                found = self._manager.restore(
+                    step,
+                    args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()),
+                )
+                sums = found.data.pop("sums", None)  # which older checkpoints lack
+                if sums is not None and sums != sums_of_bits(found.state):
+                    raise ValueError("its bits are not those that were saved")
+            except (MemoryError, PermissionError, jax.errors.JaxRuntimeError):
+                raise  # of this machine, and nothing about the files
+            except Exception as error:  # Orbax, TensorStore and JSON have no type in common for damage
+                damaged[step] = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+                if jax.process_count() > 1:
+                    folder = self._workdir / FOLDER / str(step)
+                    raise OSError(
+                        f"checkpoint {folder} is damaged ({damaged[step]}): move it away to go on from the one before"
+                    ) from None
+            else:
+                self._set_aside(damaged)
+                return found.state, found.data
+        reasons = "; ".join(f"{step}: {reason}" for step, reason in damaged.items())
+        raise OSError(
+            f"no checkpoint in {self._workdir / FOLDER} can be read ({reasons}): move that folder away to begin anew"
         )
-        return found.state, found.data
+
+    def _set_aside(self, damaged: dict[int, str]) -> None:
+        for step, reason in damaged.items():
+            folder = self._workdir / DAMAGED
+            folder.mkdir(exist_ok=True)
+            names = (f"{step}.{n}" if n else str(step) for n in count())
+            aside = next(folder / name for name in names if not (folder / name).exists())
+            (self._workdir / FOLDER / str(step)).rename(aside)
+            processes.say(f"checkpoint {step} is damaged ({reason}): it lies in {aside} now, the one before is taken")
+        if damaged:
+            self._manager.reload()
 
     def close(self) -> None:
         """Waits until everything is on disk."""
         self._manager.wait_until_finished()
         self._manager.close()
+
+
+@jax.jit
+def _sums_of_bits(tree: Any) -> Any:
+    def one(leaf):
+        leaf = leaf.astype(jnp.uint8) if leaf.dtype == bool else leaf
+        unsigned = jnp.dtype(f"uint{8 * leaf.dtype.itemsize}")
+        return jax.lax.bitcast_convert_type(leaf, unsigned).astype(jnp.uint32).sum(dtype=jnp.uint32)
+
+    return jnp.stack([one(leaf) for leaf in jax.tree.leaves(tree)])
+
+
+def sums_of_bits(tree: Any) -> list[int]:
+    """For each array the sum of its elements' bits, read as unsigned numbers, modulo 2^32.
+
+    The sum does not depend on its order, so that it is the same on any mesh; one flipped bit always changes it.
+
+    Args:
+      tree: of arrays of at most 32 bits an element, of any shapes and shardings.
+    """
+    return [int(one) for one in jax.device_get(_sums_of_bits(tree))]
 
 
 def load(path: str | Path) -> tuple[Restorer, dict[str, Any]]:

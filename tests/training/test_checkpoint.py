@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 
 import jax
@@ -13,6 +14,7 @@ import pytest
 import mofme_jax
 from mofme_jax.evaluation.evaluator import evaluate
 from mofme_jax.evaluation.tiling import restore_with_uncertainty
+from mofme_jax.training import train_and_evaluate
 from mofme_jax.training.checkpoint import Checkpoints, load, write_json, write_whole
 from mofme_jax.training.options import build_model, read_options
 from mofme_jax.training.sources import open_sources
@@ -74,6 +76,54 @@ def test_load_where_there_is_nothing(finished_run, tmp_path):
     for path in (tmp_path, tmp_path / "no folder", tmp_path / "a file", finished_run[0] / "checkpoints" / "4"):
         with pytest.raises(FileNotFoundError, match=f"no checkpoint in {path}: give the --workdir of a training run"):
             load(path)
+
+
+def cut_short(checkpoint):
+    file = checkpoint / "state" / "_METADATA"
+    file.write_bytes(file.read_bytes()[:1000])
+
+
+def emptied(checkpoint):
+    for file in (checkpoint / "state" / "d").iterdir():
+        file.write_bytes(bytes(file.stat().st_size))
+
+
+def flip_a_bit(checkpoint):
+    """In every larger file of arrays, some of which are left over from saving: Orbax reads them as if nothing were."""
+    for file in (checkpoint / "state" / "ocdbt.process_0" / "d").iterdir():
+        if file.stat().st_size > 10_000:
+            content = bytearray(file.read_bytes())
+            content[len(content) // 2] ^= 1
+            file.write_bytes(content)
+
+
+def without_its_place(checkpoint):
+    (checkpoint / "data" / "metadata").write_text("")
+
+
+@pytest.mark.parametrize("damage", [cut_short, emptied, flip_a_bit, without_its_place])
+def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(
+    damage, finished_run, make_config, saved_state, tmp_path, capsys
+):
+    run = tmp_path / "run"
+    shutil.copytree(finished_run[0], run)
+    damage(run / "checkpoints" / "6")
+    report = train_and_evaluate(make_config(), run)
+    said = capsys.readouterr().out
+    assert re.search(rf"checkpoint 6 is damaged \(.+\): it lies in {run}/damaged/6 now, the one before is taken", said)
+    assert "going on from step 3 of 6" in said
+    assert report["scores"] == finished_run[1]["scores"]
+    jax.tree.map(np.testing.assert_array_equal, saved_state(run, 6), saved_state(finished_run[0], 6))
+
+
+def test_where_no_checkpoint_is_whole_nothing_is_moved(finished_run, make_config, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished_run[0], run)
+    for step in ("3", "6"):
+        cut_short(run / "checkpoints" / step)
+    with pytest.raises(OSError, match=r"no checkpoint in .* can be read \(6: .*; 3: .*\): move that folder away"):
+        train_and_evaluate(make_config(), run)
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"3", "6"}
 
 
 def test_json_knows_neither_nan_nor_infinity(tmp_path):
