@@ -52,7 +52,15 @@ def main(argv: list[str]) -> None:
         if values.distributed or place != (None, None, None):
             join(*place)  # docs/launching.md
         train_and_evaluate(config, flags.FLAGS.workdir)
-    except (ValueError, OSError, ImportError, FloatingPointError) as error:
+    except (ValueError, OSError, ImportError) as error:
+        sys.exit(f"train.py: {error}")
+    except FloatingPointError as error:
+        import jax
+
+        if jax.process_count() == 1:  # else the processes end one by one, and computing takes all of them
+            from mofme_jax.training.examine import write_examination
+
+            print(f"report {write_examination(values.workdir)[0]}")
         sys.exit(f"train.py: {error}")
     except Stopped as stopped:
         print(f"train.py: {stopped}; the same command goes on from there", file=sys.stderr)

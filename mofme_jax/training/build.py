@@ -31,7 +31,6 @@ def build_optimiser(options: Options, learning_rate: optax.Schedule) -> optax.Gr
         weight_decay=train.weight_decay,
         b2=train.b2,
         clip_norm=train.clip_norm or None,
-        max_bad_steps=train.max_bad_steps,
     )
 
 

@@ -44,12 +44,14 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, state: TrainState, progress: dict) -> None:
-        """Saves in the background; the next save, or `close`, waits for it.
+        """Saves in the background; the next save, or `close`, waits for it. A step that is there is not saved again.
 
         Args:
           state: of the run.
           progress: what else a run needs to go on, such as its place in the data; JSON-able.
         """
+        if int(state.step) in self._manager.all_steps():
+            return
         self._manager.save(
             int(state.step),
             args=ocp.args.Composite(
@@ -132,6 +134,22 @@ def sums_of_bits(tree: Any) -> list[int]:
       tree: of arrays of at most 32 bits an element, of any shapes and shardings.
     """
     return [int(one) for one in jax.device_get(_sums_of_bits(tree))]
+
+
+def load_state(workdir: Path, like: TrainState) -> tuple[TrainState, dict]:
+    """The newest checkpoint of a run that may be training now: see `Checkpoints.restore`. Nothing is written.
+
+    Raises:
+      FileNotFoundError: there is none.
+    """
+    step = _checkpoint_folder(workdir)
+    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    with ocp.CheckpointManager(step.parent) as manager:
+        found = manager.restore(
+            int(step.name),
+            args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()),
+        )
+    return found.state, found.data
 
 
 def load(path: str | Path) -> tuple[Restorer, dict[str, Any]]:

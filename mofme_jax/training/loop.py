@@ -30,7 +30,7 @@ from mofme_jax.training.checkpoint import Checkpoints, has_checkpoint
 from mofme_jax.training.options import Options, build_model, read_options
 from mofme_jax.training.report import write_report
 from mofme_jax.training.sources import batch_groups, open_sources
-from mofme_jax.training.state import TrainState
+from mofme_jax.training.state import TrainState, before_bad_steps
 from mofme_jax.training.stopping import Stopped, StopSignals
 from mofme_jax.training.workdir import MetricsLog, claim_workdir, prepare_workdir
 from mofme_jax.viz import Progress
@@ -61,7 +61,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict:
     Raises:
       ValueError, OSError, ImportError: a config, folder, photograph or installation that will not do, before any
         training; the message names it and the remedy.
-      FloatingPointError: the gradients were not finite `max_bad_steps` times in a row.
+      FloatingPointError: the gradients were not finite `max_bad_steps` times in a row. The state before these steps is
+        the newest checkpoint, and `examine` tells of the first of them.
       Stopped: a KeyboardInterrupt, by a signal; the last step is saved.
     """
     options = read_options(config)
@@ -129,7 +130,7 @@ def run_steps(
 ) -> tuple[TrainState, float]:
     """The loop. Returns the last state and the seconds of training, with the `spent` ones of stopped runs.
 
-    `window` is what a stopped run had seen of the log period in which it stopped. Raises Stopped.
+    `window` is what a stopped run had seen of the log period in which it stopped. Raises Stopped, FloatingPointError.
     """
     start = int(state.step)
     if start == total:
@@ -138,6 +139,7 @@ def run_steps(
     progress = Progress(total, start, options.train.batch, silent=not processes.is_first())
     waited, clock = 0.0, time.monotonic()
     pending: dict[str, jax.Array] | None = None
+    in_a_row = 0.0
     with MetricsLog(workdir, start) as log:
         for n in range(start + 1, total + 1):
             asked = time.monotonic()
@@ -152,15 +154,21 @@ def run_steps(
             if pending is not None:
                 window.append(read(pending))
             pending = metrics
+            many = bool(window) and window[-1]["bad_steps"] >= options.train.max_bad_steps
             stops = signals.ask(n)
-            saves = n % options.checkpoint_every == 0 or n == total
+            due = n % options.checkpoint_every == 0 or n == total
             # a checkpoint of an undisturbed run ends the log period as well
-            logs = n % options.log_every == 0 or saves
-            if logs or stops:
+            logs = n % options.log_every == 0 or due
+            if many or logs or stops:
                 window.append(read(pending))
                 pending = None
-                figures = summarise(window, options.train.max_bad_steps, n)  # no bad parameters are saved
+                in_a_row = window[-1]["bad_steps"]
+                if in_a_row >= options.train.max_bad_steps:
+                    raise give_up(state, window, stream, keep, time.monotonic() - began, n)
+            # none between bad steps, so that a run that gives up can go back to before the first of them
+            saves = due and (in_a_row == 0 or n == total)
             if logs:
+                figures = summarise(window)
                 window = []
                 shown = {
                     "loss": figures["loss"],
@@ -210,25 +218,34 @@ def check_same_images(began_with: list[str], now: list[str]) -> None:
         )
 
 
-def summarise(window: Window, max_bad_steps: int, step: int) -> dict[str, float]:
-    """Means over a log period, of its good steps; NaN where it had none.
+def summarise(window: Window) -> dict[str, float]:
+    """A log period's figures: means over its good steps, NaN where it had none; `bad_steps` is how many were not good.
 
     Args:
       window: the metrics of each step of the period; their `bad_steps` counts bad steps in a row.
-      max_bad_steps: how many in a row are too many.
-      step: the period's last.
-
-    Raises:
-      FloatingPointError: when max_bad_steps steps in a row were bad.
     """
-    bad = int(max(m["bad_steps"] for m in window))
-    if bad >= max_bad_steps:
-        raise FloatingPointError(
-            f"the gradients of {bad} steps in a row, up to step {step}, were not finite: lower "
-            "config.train.learning_rate, or set config.train.clip_norm; the checkpoints hold the last good parameters"
-        )
     good = [m for m in window if m["bad_steps"] == 0]
-    return {name: float(np.mean([m[name] for m in good])) if good else float("nan") for name in window[0]}
+    means = {name: float(np.mean([m[name] for m in good])) if good else float("nan") for name in window[0]}
+    return means | {"bad_steps": len(window) - len(good)}
+
+
+def give_up(
+    state: TrainState,
+    window: Window,
+    stream: TrainingStream,
+    keep: Callable[[TrainState, float, Window], None],
+    seconds: float,
+    step: int,
+) -> FloatingPointError:
+    """Goes back to before the last steps, all of them bad, saves that, and returns the error to raise."""
+    bad = int(window[-1]["bad_steps"])
+    stream.set_state({"batches": step - bad})
+    keep(before_bad_steps(state), seconds, window[:-bad])
+    return FloatingPointError(
+        f"the gradients of {bad} steps in a row, {step - bad + 1} to {step}, were not finite: lower "
+        "config.train.learning_rate, or set config.train.clip_norm; the run is as it was before them, and "
+        "`mofme examine` tells of the first, layer by layer"
+    )
 
 
 def plan(options: Options, images: int) -> tuple[int, optax.Schedule]:

@@ -1,5 +1,6 @@
 """The state of a training run, and the optimiser that moves it."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -9,6 +10,8 @@ from flax import linen as nn
 from flax import struct
 
 from mofme_jax.models.restorer import ERROR_HEAD
+
+_NEVER = 2**31 - 1  # optax gives up skipping after so many steps in a row, and takes what is not finite
 
 
 @struct.dataclass
@@ -35,26 +38,24 @@ def make_optimiser(
     weight_decay: float,
     b2: float,
     clip_norm: float | None,
-    max_bad_steps: int,
 ) -> optax.GradientTransformation:
-    """AdamW behind clipping by global norm; a step whose gradients are not finite changes nothing.
+    """AdamW behind clipping by global norm; a step whose gradients are not finite changes nothing, however many do so.
 
     Args:
       schedule: step -> learning rate.
       weight_decay: decoupled, on every parameter (PyTorch's AdamW, which the published recipe used).
       b2: decay of the second moment; the first's is 0.9, epsilon 1e-8.
       clip_norm: largest global norm of the gradients, the error head's apart; None does not clip.
-      max_bad_steps: not-finite steps in a row that are skipped; see `bad_steps_in_a_row`.
     """
     adamw = optax.adamw(schedule, b2=b2, weight_decay=weight_decay)
     if clip_norm is None:
-        return optax.apply_if_finite(adamw, max_bad_steps)
+        return optax.apply_if_finite(adamw, _NEVER)
     # by a norm with the head's gradients in it, the rest would be clipped harder than without a head
     masked = optax.masked(optax.clip_by_global_norm(clip_norm), outside_error_head)
     # its state is empty but has a structure, which checkpoints from before the head lack: those could not go on
     clip = optax.stateless(lambda grads, params: masked.update(grads, masked.init(grads), params)[0])
     chain = optax.chain(clip, adamw)
-    return optax.apply_if_finite(chain, max_bad_steps)
+    return optax.apply_if_finite(chain, _NEVER)
 
 
 def outside_error_head(params: Any) -> Any:
@@ -66,6 +67,17 @@ def outside_error_head(params: Any) -> Any:
 def bad_steps_in_a_row(state: TrainState) -> jax.Array:
     """() int32: how many of the last steps, without a good one between, had gradients that were not finite."""
     return state.opt_state.notfinite_count
+
+
+def before_bad_steps(state: TrainState) -> TrainState:
+    """The state as it was before the last steps, in a row, that were bad: they changed nothing but counts."""
+    bad, counts = bad_steps_in_a_row(state), state.opt_state
+    counts = counts._replace(
+        notfinite_count=jnp.zeros_like(bad),
+        last_finite=jnp.ones_like(counts.last_finite),
+        total_notfinite=counts.total_notfinite - bad,
+    )
+    return dataclasses.replace(state, step=state.step - bad, opt_state=counts)
 
 
 def keys_of_run(key: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -201,7 +201,8 @@ def make_train_step(
         with jax.named_scope("update"):
             updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
             params = optax.apply_updates(state.params, updates)
-            keep = ema_decay(state.step, decay)
+            # a bad step leaves the average alone as well
+            keep = jnp.where(opt_state.notfinite_count > 0, 1.0, ema_decay(state.step, decay))
             ema = jax.tree.map(lambda old, new: keep * old + (1.0 - keep) * new, state.ema, params)
         metrics = {
             "loss": loss,

@@ -48,7 +48,7 @@ def test_it_learns_where_the_error_is_and_the_network_learns_as_without():
     ended = {}
     for head in (True, False):
         model = build("tiny", error_head=head, **SIZES)
-        optimiser = make_optimiser(lambda step: 3e-3, weight_decay=0.0, b2=0.999, clip_norm=0.1, max_bad_steps=3)
+        optimiser = make_optimiser(lambda step: 3e-3, weight_decay=0.0, b2=0.999, clip_norm=0.1)
         step = jax.jit(
             make_train_step(
                 model,

@@ -23,7 +23,7 @@ from tests.fakes import Gain
 
 
 def a_state(seed, step):
-    optimiser = make_optimiser(optax.constant_schedule(0.1), weight_decay=0.0, b2=0.9, clip_norm=None, max_bad_steps=3)
+    optimiser = make_optimiser(optax.constant_schedule(0.1), weight_decay=0.0, b2=0.9, clip_norm=None)
     return init_state(Gain(), optimiser, jax.random.key(seed), size=16).replace(step=jnp.int32(step))
 
 

@@ -32,7 +32,7 @@ def test_it_shows_what_the_steps_of_a_run_see(make_config, shown, tmp_path):
 
     options = read_options(config)
     stream = training_stream(open_sources(options).training, batch=2, crop=16, min_scale=0.35, seed=3)
-    optimiser = make_optimiser(optax.constant_schedule(0.0), weight_decay=0.0, b2=0.9, clip_norm=None, max_bad_steps=3)
+    optimiser = make_optimiser(optax.constant_schedule(0.0), weight_decay=0.0, b2=0.9, clip_norm=None)
     seen = []
 
     def loss(restored, target):

@@ -80,7 +80,7 @@ def a_mesh(data=1, fsdp=1, expert=1):
 
 def a_state(**fields):
     model = build(**fields)
-    optimiser = make_optimiser(optax.constant_schedule(0.1), weight_decay=0.0, b2=0.9, clip_norm=1.0, max_bad_steps=3)
+    optimiser = make_optimiser(optax.constant_schedule(0.1), weight_decay=0.0, b2=0.9, clip_norm=1.0)
     return jax.eval_shape(lambda: init_state(model, optimiser, jax.random.key(0), 16))
 
 

@@ -22,9 +22,7 @@ PAIRED = [name for name in TREES if not name.startswith("photographs")]
 @pytest.fixture(scope="module")
 def step():
     """A compiled step on pairs, and its first state."""
-    optimiser = make_optimiser(
-        optax.constant_schedule(0.1), weight_decay=0.0, b2=0.999, clip_norm=None, max_bad_steps=3
-    )
+    optimiser = make_optimiser(optax.constant_schedule(0.1), weight_decay=0.0, b2=0.999, clip_norm=None)
     made = make_train_step(
         Gain(), optimiser, losses.smooth_l1, weathers=None, clean_share=0.0, severity={},
         colour_share=0.0, sky_share=0.0, decay=0.9, router_weights=dict(importance=0.0, load=0.0, z=0.0),

@@ -12,11 +12,9 @@ from tests.fakes import Gain
 PARAMS = {"w": jnp.array([1.0, -2.0]), "b": jnp.array([0.5])}
 
 
-def optimiser(clip_norm=1.0, max_bad_steps=3, weight_decay=0.0):
+def optimiser(clip_norm=1.0, weight_decay=0.0):
     schedule = optax.constant_schedule(0.1)
-    return make_optimiser(
-        schedule, weight_decay=weight_decay, b2=0.999, clip_norm=clip_norm, max_bad_steps=max_bad_steps
-    )
+    return make_optimiser(schedule, weight_decay=weight_decay, b2=0.999, clip_norm=clip_norm)
 
 
 def updates_of(transformation, *gradients):
@@ -75,6 +73,10 @@ def test_a_gradient_that_is_not_finite_changes_nothing(bad):
     assert all(np.all(x == 0) for x in jax.tree.leaves(updates))
     jax.tree.map(np.testing.assert_array_equal, after.inner_state, state.inner_state)
     assert int(after.notfinite_count) == 1
+    for count in range(2, 20):  # however many there are
+        updates, after = transformation.update(broken, after, PARAMS)
+        assert all(np.all(x == 0) for x in jax.tree.leaves(updates))
+        assert int(after.notfinite_count) == count
     _, after = transformation.update(good, after, PARAMS)
     assert int(after.notfinite_count) == 0
 

@@ -11,7 +11,7 @@ import pytest
 from mofme_jax.data.weather import degrade
 from mofme_jax.models import build
 from mofme_jax.training import losses
-from mofme_jax.training.state import ema_decay, init_state, make_optimiser
+from mofme_jax.training.state import before_bad_steps, ema_decay, init_state, make_optimiser
 from mofme_jax.training.step import make_train_step, mean_psnr, micro_batches, put_weather, router_terms
 from tests.fakes import Gain
 
@@ -87,9 +87,7 @@ def test_clean_share_is_the_chance_of_no_weather():
 
 def train_step(image_loss=losses.smooth_l1, decay=0.5, learning_rate=0.1, **kwargs):
     """A compiled step on pairs of the one-number model, and its first state."""
-    optimiser = make_optimiser(
-        optax.constant_schedule(learning_rate), weight_decay=0.0, b2=0.999, clip_norm=None, max_bad_steps=3
-    )
+    optimiser = make_optimiser(optax.constant_schedule(learning_rate), weight_decay=0.0, b2=0.999, clip_norm=None)
     settings = dict(
         weathers=None,
         clean_share=0.0,
@@ -139,11 +137,15 @@ def test_a_step_with_nan_gradients_changes_no_parameter():
 
     step, state = train_step(nan_for_white)
     state, _ = step(state, pairs(51, 102))
+    good = jax.device_get(state)
     for count in (1, 2):
         after, metrics = step(state, pairs(51, 255))
         assert int(metrics["bad_steps"]) == count
         np.testing.assert_array_equal(after.params["gain"], state.params["gain"])
+        np.testing.assert_array_equal(after.ema["gain"], state.ema["gain"])
         state = after
+    assert int(state.step) == 3
+    jax.tree.map(np.testing.assert_array_equal, before_bad_steps(state), good)
     moved, metrics = step(state, pairs(51, 102))
     assert int(metrics["bad_steps"]) == 0
     assert float(moved.params["gain"]) > float(state.params["gain"])
@@ -169,9 +171,7 @@ def coarse_pairs():
 
 def trained(model, steps, accumulate=1):
     """The losses of some steps on `coarse_pairs`, and the last state."""
-    optimiser = make_optimiser(
-        optax.constant_schedule(3e-3), weight_decay=0.0, b2=0.999, clip_norm=1.0, max_bad_steps=3
-    )
+    optimiser = make_optimiser(optax.constant_schedule(3e-3), weight_decay=0.0, b2=0.999, clip_norm=1.0)
     step = make_train_step(
         model,
         optimiser,
