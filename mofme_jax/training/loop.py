@@ -32,7 +32,7 @@ from mofme_jax.training.report import write_report
 from mofme_jax.training.sources import batch_groups, open_sources
 from mofme_jax.training.state import TrainState, before_bad_steps
 from mofme_jax.training.stopping import Stopped, StopSignals
-from mofme_jax.training.workdir import MetricsLog, claim_workdir, prepare_workdir
+from mofme_jax.training.workdir import MetricsLog, claim_workdir, only_run, prepare_workdir
 from mofme_jax.viz import Progress
 
 Window = list[dict[str, float]]
@@ -68,6 +68,11 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict:
     options = read_options(config)
     use_host_devices(options.train.host_devices)
     workdir = prepare_workdir(workdir, config)
+    with only_run(workdir):
+        return _train_and_evaluate(config, options, workdir)
+
+
+def _train_and_evaluate(config: ConfigDict, options: Options, workdir: Path) -> dict:
     sources = open_sources(options)
     mesh = sharding.make_mesh(batch_groups(options, sources.paired), **asdict(options.mesh))
 

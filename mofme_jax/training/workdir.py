@@ -1,12 +1,16 @@
 """The folder of a run: who owns it, what is written into it."""
 
+import fcntl
 import json
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
 import jax
+from absl import logging
 from ml_collections import ConfigDict
 from tensorboardX import SummaryWriter
 
@@ -55,6 +59,33 @@ def prepare_workdir(workdir: str | os.PathLike, config: ConfigDict) -> Path:
                 "choose another --workdir, or run with the config it has"
             )
     return path
+
+
+@contextmanager
+def only_run(workdir: Path) -> Iterator[None]:
+    """Keeps the folder for this run while it lasts; a kill frees it as well.
+
+    Of several processes the first asks. File systems that know no locks, as some network ones, keep nothing.
+
+    Raises:
+      OSError: another run has it.
+    """
+    if not processes.is_first():
+        yield
+        return
+    folder = os.open(workdir, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OSError(
+                f"another run is training in {workdir}: wait for its end, or choose another --workdir"
+            ) from None
+        except OSError:
+            logging.warning("the folder %s cannot be locked: see that no other run trains there", workdir)
+        yield
+    finally:
+        os.close(folder)
 
 
 def claim_workdir(workdir: Path, config: ConfigDict) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from mofme_jax.training.workdir import MetricsLog, claim_workdir, prepare_workdir
+from mofme_jax.training import train_and_evaluate
+from mofme_jax.training.workdir import MetricsLog, claim_workdir, only_run, prepare_workdir
 
 
 def test_a_folder_is_made_and_belongs_to_the_config_that_claims_it(make_config, tmp_path, monkeypatch):
@@ -53,6 +54,23 @@ def test_a_config_json_that_is_none_is_not_overwritten(content, make_config, tmp
     with pytest.raises(ValueError, match=r"config.json is not the config of a run: move it away"):
         prepare_workdir(tmp_path, make_config())
     assert (tmp_path / "config.json").read_bytes() == content
+
+
+def test_a_second_run_in_a_folder_refuses_and_the_first_is_not_touched(make_config, tmp_path):
+    with only_run(tmp_path), pytest.raises(OSError, match=f"another run is training in {tmp_path}: wait for its end"):
+        train_and_evaluate(make_config(), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    with only_run(tmp_path):  # the first has ended
+        pass
+
+
+def test_a_folder_that_cannot_be_locked_is_trained_in(tmp_path, monkeypatch):
+    def unsupported(*_):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr("fcntl.flock", unsupported)
+    with only_run(tmp_path), only_run(tmp_path):
+        pass
 
 
 def test_a_folder_that_cannot_be_made_or_written(make_config, tmp_path, monkeypatch):
