@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 import mofme_jax
-from mofme_jax.commands import atlas, calibrate, data, demo, evaluate, examine, export, params, plan, restore
+from mofme_jax.commands import atlas, calibrate, data, demo, evaluate, examine, export, licences, params, plan, restore
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"mofme_jax {mofme_jax.__version__}")
     groups = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in (restore, demo, evaluate, atlas, calibrate, export, params, data, plan, examine):
+    for command in (restore, demo, evaluate, atlas, calibrate, export, params, data, plan, examine, licences):
         command.add(groups)
     return parser
 

@@ -17,6 +17,7 @@ from types import MappingProxyType
 from mofme_jax.evaluation.calibration import Calibration
 from mofme_jax.restoring import demo_page
 from mofme_jax.restoring.demo_page import build_page
+from mofme_jax.restoring.demo_server import ImpatientProtocol
 from mofme_jax.restoring.demo_work import warm_up
 from mofme_jax.restoring.gate import Gate
 
@@ -98,6 +99,7 @@ def opened(
             css=demo_page.CSS,
             app_kwargs={"middleware": [gate], "docs_url": None, "redoc_url": None, "openapi_url": None},
         )
+        page.server.config.http_protocol_class = ImpatientProtocol  # of connections from now on
         try:
             yield page.local_url or ""
         finally:

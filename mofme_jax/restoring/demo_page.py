@@ -74,7 +74,11 @@ def build_page(
 
     def weathered(source, weathers, seed, values):
         names = [name for part in work.SEVERITIES.values() for name in part]
-        return work.with_weather(photograph(source), weathers, seed or 0, dict(zip(names, values, strict=True)))
+        given = photograph(source)
+        try:
+            return work.with_weather(given, weathers, seed or 0, dict(zip(names, values, strict=True)))
+        except ValueError as error:
+            raise gr.Error(html.escape(str(error)), print_exception=False) from None
 
     def take_upload(path):
         """A file that is no photograph is put back with a warning: it must not look as if it were taken."""

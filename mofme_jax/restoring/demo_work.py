@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from mofme_jax.data.photos import header_size, read_photograph
-from mofme_jax.data.weather import WEATHERS, degrade
+from mofme_jax.data.weather import WEATHERS, degrade, severity_ranges
 from mofme_jax.evaluation.calibration import Calibration
 from mofme_jax.evaluation.metrics import psnr
 from mofme_jax.evaluation.tiling import TILE, Observation, observe
@@ -80,16 +80,21 @@ def with_weather(
 
     Returns:
       The clean photograph and the degraded one, uint8 (h, w, 3) both.
+
+    Raises:
+      ValueError: a severity is none that a slider can give; names it.
     """
     if not weathers:
         return photograph, photograph
     clean = shrunk(photograph, WEATHER_SIDE)
     weather = "+".join(name for name in WEATHERS if name in weathers)
-    given = {
-        name: jnp.float32(value)
-        for name, value in severities.items()
-        if any(name in SEVERITIES[part] for part in weathers)
-    }
+    given = {}
+    for part in weathers:
+        for name in SEVERITIES[part].keys() & severities.keys():
+            low, high = severity_ranges(part)[name]
+            if not low <= severities[name] <= high:  # NaN is not either
+                raise ValueError(f"{name} is {severities[name]:g}, and goes from {low:g} to {high:g}.")
+            given[name] = jnp.float32(severities[name])
     degraded = _degraded(jax.random.key(int(seed) % 2**32), _unit(clean), weather, given)
     return clean, np.round(np.asarray(degraded) * 255.0).astype(np.uint8)
 

@@ -183,7 +183,9 @@ def test_text_of_a_legend_is_no_markup():
 # the gate
 
 
-def through(path: str, *, body: bytes = b"{}", host: str = "127.0.0.1:7860", hosts=("127.0.0.1", "::1")) -> int:
+def through(
+    path: str, *, body: bytes = b"{}", host: str = "127.0.0.1:7860", hosts=("127.0.0.1", "::1"), headers=()
+) -> int:
     """The status of a request to an application that answers everything, behind the gate."""
     sent, read = [], []
 
@@ -197,7 +199,7 @@ def through(path: str, *, body: bytes = b"{}", host: str = "127.0.0.1:7860", hos
     async def send(message):
         sent.append(message)
 
-    scope = {"type": "http", "path": path, "headers": [(b"host", host.encode())]}
+    scope = {"type": "http", "path": path, "headers": [(b"host", host.encode()), *headers]}
     asyncio.run(Gate(application, "/tmp/own", hosts)(scope, receive, send))
     if sent[0]["status"] == 200:
         assert read == [body]
@@ -205,10 +207,18 @@ def through(path: str, *, body: bytes = b"{}", host: str = "127.0.0.1:7860", hos
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/config", "/assets/index.js", "/gradio_api/upload", "/gradio_api/file=/tmp/own/a/b.png"]
+    "path", ["/", "/config", "/assets/index.js", "/gradio_api/queue/join", "/gradio_api/file=/tmp/own/a/b.png"]
 )
 def test_the_gate_lets_through_what_the_page_needs(path):
     assert through(path) == 200
+
+
+def test_the_gate_lets_a_file_through():
+    need("gradio")
+    body = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\na\r\n--x--\r\n'
+    form = [(b"content-type", b"multipart/form-data; boundary=x")]
+    assert through("/gradio_api/upload", body=body, headers=form) == 200
+    assert through("/gradio_api/upload", body=body) == 400
 
 
 @pytest.mark.parametrize(
