@@ -22,7 +22,7 @@ def parse(argv: list[str]) -> list[str]:
         return flags.FLAGS(quote_folders(argv))
     except flags.Error as error:
         sys.exit(f"train.py: {error}")
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
         sys.exit(f"train.py: {unknown_field(error)}")
     except OSError as error:
         sys.exit(f"train.py: {no_config(error)}")

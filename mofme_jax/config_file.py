@@ -52,10 +52,10 @@ def read_config(arguments: Sequence[str]) -> ConfigDict:
             raise ValueError(f"unexpected argument {rest[0]!r}; fields are set as --config.field=value")
         return values.config.lock()
     except flags.Error as error:
-        raise ValueError(str(error)) from None
+        raise ValueError(" ".join(str(error).split())) from None
     except OSError as error:
         raise FileNotFoundError(no_config(error)) from None
-    except (AttributeError, KeyError, TypeError) as error:
+    except (AttributeError, LookupError, TypeError) as error:
         raise ValueError(unknown_field(error)) from None
 
 

@@ -47,6 +47,10 @@ SLOW = (
     "test_loop.py",
     "test_step.py",
     "test_demo.py",
+    "test_demo_misbehaving.py",
+    "test_no_network.py",
+    "test_fuzz.py",
+    "test_examine.py",
     "test_notebooks.py",
 )
 """Files that take longest: they begin, so that at the end no worker is left alone with one."""

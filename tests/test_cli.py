@@ -169,3 +169,12 @@ def test_an_error_of_the_system_is_said_without_its_number(tmp_path, monkeypatch
     monkeypatch.setattr("mofme_jax.commands.calibrate._calibrate", lambda *_: (tmp_path / "none").read_text())
     assert main(["calibrate"]) == 2
     assert capsys.readouterr().err == f"mofme: {tmp_path / 'none'}: no such file or directory\n"
+
+
+@pytest.mark.parametrize(
+    "argument", ["--config.data.weathers[9]=haze", "--config.data.weathers[0]=haze", "--config.seed=\n"]
+)
+def test_arguments_that_are_no_field_are_said_in_a_line(argument):
+    with pytest.raises(ValueError, match=r"index|invalid") as raised:
+        read_config([argument])
+    assert "\n" not in str(raised.value)

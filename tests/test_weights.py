@@ -365,3 +365,14 @@ def test_a_checkpoint_of_a_run_is_exported(finished_run, tmp_path):
     facts = read_facts(file)
     assert facts.steps == 3
     assert facts.calibrations == {}  # the run's are of its newest checkpoint
+
+
+def test_names_in_a_damaged_file_do_not_break_the_line(tmp_path, good):
+    def change(header):
+        next(array for name, array in header.items() if name != "__metadata__")["dtype"] = "a\n\x1b[31mb"
+
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(with_arrays(good, change))
+    with pytest.raises(ValueError, match="damaged or no file of weights") as raised:
+        load_weights(path)
+    assert str(raised.value).isprintable()

@@ -205,7 +205,7 @@ def _changed(plain: dict[str, Any], rest: list[str]) -> "ConfigDict":
         return values.config
     except flags.Error as error:
         raise ValueError(str(error)) from None
-    except (AttributeError, KeyError, TypeError) as error:
+    except (AttributeError, LookupError, TypeError) as error:
         raise ValueError(unknown_field(error)) from None
 
 

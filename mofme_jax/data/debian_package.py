@@ -24,7 +24,7 @@ CONTAINERS = ("explore_monuments", "erase", "explore_world_animals", "explore_fa
 COPYRIGHT, CHANGES = "copyright", "changelog.Debian.gz"
 REMEDY = f"Or download the .deb of {PACKAGE} from packages.debian.org by hand and give it with --source."
 _MOST_BYTES = 2**26  # of a member of the package
-_MOST_UNPACKED = 2**30  # of all of it
+_MOST_UNPACKED = 2**28  # of all of it, which is six times what is packed: more would take long to read
 
 Report = Callable[[str], None]
 
@@ -52,6 +52,8 @@ def package_files(source: str | Path | None, work: Path, report: Report) -> dict
     report(f"Reading {source}")
     if source.is_dir():
         return _find(source)
+    if source.exists() and not source.is_file():  # a pipe would keep its reader waiting
+        raise ValueError(f"{source} is no whole Debian package: it is no file")
     contents = {}
     for name, data in _read_deb(source).items():
         contents[name] = work / name

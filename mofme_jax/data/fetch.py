@@ -12,7 +12,6 @@ import io
 import json
 import os
 import re
-import struct
 import tempfile
 import zlib
 from pathlib import Path, PurePath
@@ -21,6 +20,7 @@ from typing import Any
 from PIL import Image
 
 from mofme_jax.data.debian_package import CHANGES, CONTAINERS, COPYRIGHT, PACKAGE, REMEDY, Report, package_files
+from mofme_jax.data.photos import DAMAGED
 from mofme_jax.data.qt_resources import QtResources
 
 _TRAIN = {
@@ -44,7 +44,7 @@ _VALIDATION = "EgeskovSlotSpejling EilanDonanCastle FanoeWindmill Nagoya"
 _HALVED = "erase"  # at 1920 x 1080 these are twice as large as the others, and softer
 _MANIFEST, _ATTRIBUTION = "manifest.json", "ATTRIBUTION.txt"
 _VERSION = 1  # of the manifest
-_UNDECODABLE = (Image.DecompressionBombError, OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error)
+_UNDECODABLE = (Image.DecompressionBombError, *DAMAGED)
 
 
 def cache_folder() -> Path:
@@ -110,6 +110,8 @@ def verify(target: str | Path) -> list[str]:
       What is wrong, a line each, beginning with the path; empty if all is right.
     """
     target = Path(target).expanduser()
+    if (target / _MANIFEST).exists() and not (target / _MANIFEST).is_file():  # a pipe would keep its reader waiting
+        return [f"{_MANIFEST}: cannot be read"]
     try:
         manifest = json.loads((target / _MANIFEST).read_bytes())
         version, records = manifest["version"], {record["path"]: record for record in manifest["files"]}

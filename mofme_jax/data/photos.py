@@ -16,6 +16,10 @@ COMPANIONS = (".uncertainty.png", ".doubt.jpg", ".experts.jpg", ".compare.jpg")
 
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")  # Pillow would hand an EPS to Ghostscript
 
+DAMAGED = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, struct.error,
+           ArithmeticError, AssertionError, AttributeError, RuntimeError)  # fmt: skip
+"""What Pillow raises of damaged files."""
+
 _TRAIN = ("astronaut", "chelsea", "coffee", "flower", "rocket")
 _VALIDATION = ("china", "motorcycle")
 
@@ -103,6 +107,8 @@ _ON_ITS_SIDE = (5, 6, 7, 8)
 @contextmanager
 def _photograph(path: Path) -> Iterator[Image.Image]:
     """The file opened by Pillow; whatever is wrong with it there or inside the block, as an error that names it."""
+    if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would keep its reader waiting
+        raise ValueError(f"{path} cannot be read as a photograph: it is no regular file. Replace or remove it.")
     try:
         # from an open file: one that Pillow opens it may map into memory, and then scrambles TIFFs on their side
         with path.open("rb") as file, Image.open(file, formats=_FORMATS) as image:
@@ -116,9 +122,15 @@ def _photograph(path: Path) -> Iterator[Image.Image]:
     except UnidentifiedImageError as error:  # whose message has Python's words for the file
         raise ValueError(f"{path} cannot be read as a photograph: it is none, or of an unknown kind. Replace or remove "
                          "it.") from error  # fmt: skip
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, struct.error) as error:
-        # Pillow's decoders raise any of these on damaged files.
-        raise ValueError(f"{path} cannot be read as a photograph: {error}. Replace or remove it.") from error
+    except MemoryError as error:
+        raise ValueError(f"{path} is too large for this machine's memory. Make it smaller.") from error
+    except DAMAGED as error:
+        raise ValueError(f"{path} cannot be read as a photograph: {reason(error)}. Replace or remove it.") from error
+
+
+def reason(error: Exception) -> str:
+    """What Pillow says of a damaged file, in a line; some of its errors say nothing."""
+    return " ".join(str(error).split()) or "its data are damaged"
 
 
 def _rgb(image: Image.Image) -> Image.Image:

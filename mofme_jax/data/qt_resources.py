@@ -33,6 +33,8 @@ class QtResources(Mapping[str, bytes]):
 
     def __init__(self, path: str | Path):
         self._path = Path(path)
+        if self._path.exists() and not self._path.is_file():  # a pipe would keep its reader waiting
+            raise self._damaged("it is no file")
         with self._path.open("rb") as file:
             try:
                 self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

@@ -100,7 +100,7 @@ def _below(root: Place, depth: int) -> Iterator[Place]:
 def _listed_folders(place: Place, file: str, split: str) -> list[Folder]:
     """The folders that a list of inputs names: `<set>/input/<name>`, each line relative to the list."""
     names: dict[str, list[str]] = {}
-    for line in (place.path / file).read_text(encoding="utf-8-sig").splitlines():
+    for line in _text(place.path / file).splitlines():
         parts = [part for part in re.split(r"[/\\]", line.strip()) if part not in ("", ".")]
         if not parts:
             continue
@@ -110,6 +110,15 @@ def _listed_folders(place: Place, file: str, split: str) -> list[Folder]:
         names.setdefault("/".join(parts[:end]), []).append("/".join(parts[end + 1 :]))
     folders = {above: place.at(above) if above else place for above in names}
     return [Folder(split, folders[a].at("input"), folders[a].at("gt"), tuple(listed)) for a, listed in names.items()]
+
+
+def _text(file: Path) -> str:
+    if not file.is_file():  # a pipe would keep its reader waiting
+        raise ValueError(f"{file} is no regular file: replace it by the list of the set, or remove it")
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError(f"{file} is no text in UTF-8: replace it by the list of the set, or remove it") from None
 
 
 # Snow100K

@@ -237,7 +237,7 @@ def read_calibrations(folder: Path) -> dict[str, Calibration]:
         return {}
     try:
         return {name: calibration_from(fields) for name, fields in json.loads(file.read_text()).items()}
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(f"{file} is damaged or of another version ({error}): run mofme calibrate") from None
 
 

@@ -9,6 +9,7 @@ file, and the arrays returned are views of them, so a file cannot ask for much m
 """
 
 import os
+import reprlib
 import zipfile
 from typing import Any
 
@@ -20,7 +21,7 @@ from mofme_jax.models.checkpoint_pickle import CheckpointError, StorageRef, Tens
 # Keys under which a checkpoint that is not itself a state dict may hold one, tried in this order.
 STATE_DICT_KEYS = ("model_state_dict", "state_dict")
 
-MAX_PICKLE_BYTES = 64 * 2**20  # a description of 100,000 tensors takes about 20 MB
+MAX_PICKLE_BYTES = 4 * 2**20  # a description of 20,000 tensors, which takes seconds to check
 MAX_DIMENSIONS = 32
 LEGACY_MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 RESAVE = "where you trust the file, load it with PyTorch 1.6 or later and torch.save its state_dict() again"
@@ -44,6 +45,8 @@ def load_checkpoint(path: str | os.PathLike) -> dict[str, np.ndarray]:
         of file, a global that no network needs, a tensor that does not fit its storage, or no state dict.
       OSError: the file cannot be opened.
     """
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe would keep its reader waiting
+        raise CheckpointError(f"{path} is no file")
     with open(path, "rb") as file:
         start = file.read(len(LEGACY_MAGIC))
         if not start.startswith(b"PK"):
@@ -81,7 +84,7 @@ def _read_archive(archive: zipfile.ZipFile, file_size: int) -> dict[str, np.ndar
     state_dict = {}
     for name, tensor in tensors.items():
         if not isinstance(name, str) or not isinstance(tensor, TensorRef):
-            raise CheckpointError(f"entry {name!r} of the state dict is not a plain tensor; {RESAVE}")
+            raise CheckpointError(f"entry {reprlib.repr(name)} of the state dict is not a plain tensor; {RESAVE}")
         try:
             state_dict[name] = _to_array(tensor, storages)
         except (ValueError, TypeError, OverflowError) as error:
@@ -97,7 +100,7 @@ def _find_state_dict(content: Any) -> dict[str, Any]:
                 return content[key]
         if any(isinstance(value, TensorRef) for value in content.values()):
             return content
-        held = f"a dict of {sorted(map(str, content))[:20]}"
+        held = f"a dict of {reprlib.repr(list(content))}"
     else:
         held = "a pickled object (a whole network?)"
     raise CheckpointError(f"it holds {held}, not a state dict or one under {STATE_DICT_KEYS}; {RESAVE}")
@@ -140,7 +143,9 @@ def _to_array(tensor: TensorRef, storages: _Storages) -> np.ndarray:
     if type(shape) is not tuple or type(strides) is not tuple or len(shape) != len(strides):
         raise ValueError("has no shape and strides of one length")
     if any(type(n) is not int or n < 0 for n in (*shape, *strides, tensor.offset)):
-        raise ValueError(f"has shape {shape}, strides {strides}, offset {tensor.offset}")
+        raise ValueError(
+            f"has shape {reprlib.repr(shape)}, strides {reprlib.repr(strides)}, offset {reprlib.repr(tensor.offset)}"
+        )
     if len(shape) > MAX_DIMENSIONS:
         raise ValueError(f"has {len(shape)} dimensions")
     flat = storages.read(storage, dtype)

@@ -13,8 +13,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import ExifTags, Image, TiffImagePlugin
 
-_ROWS = 64
-"""Rows compressed at once: what is held in memory beside the picture."""
+_AT_ONCE = 2**20
+"""Bytes compressed at once, or one row: what is held in memory beside the picture."""
 
 
 def raw_mode(image: Image.Image) -> str:
@@ -107,17 +107,18 @@ def write_png(file: BinaryIO, colours: np.ndarray, options: dict[str, Any]) -> N
     if "exif" in options:
         chunk(b"eXIf", options["exif"].removeprefix(b"Exif\0\0"))
     packer = zlib.compressobj(6)
-    for top in range(0, height, _ROWS):
-        data = packer.compress(_filtered(colours, top))
+    rows = max(1, _AT_ONCE // colours[:1].nbytes)
+    for top in range(0, height, rows):
+        data = packer.compress(_filtered(colours, top, rows))
         if data:
             chunk(b"IDAT", data)
     chunk(b"IDAT", packer.flush())
     chunk(b"IEND", b"")
 
 
-def _filtered(colours: np.ndarray, top: int) -> bytes:
+def _filtered(colours: np.ndarray, top: int, rows: int) -> bytes:
     """Some rows as bytes less their neighbours' (the Paeth filter), which compress well."""
-    some = colours[max(top - 1, 0) : top + _ROWS].astype(">u2")
+    some = colours[max(top - 1, 0) : top + rows].astype(">u2")
     x = some.view(np.uint8).reshape(len(some), some.shape[1], -1).astype(np.int16)
     above = x[:-1] if top else np.concatenate([np.zeros_like(x[:1]), x[:-1]])
     x = x[1:] if top else x
@@ -126,5 +127,5 @@ def _filtered(colours: np.ndarray, top: int) -> bytes:
     nearest = np.where(
         (to_left <= to_above) & (to_left <= to_corner), left, np.where(to_above <= to_corner, above, corner)
     )
-    rows = (x - nearest).astype(np.uint8).reshape(len(x), -1)
-    return np.pad(rows, ((0, 0), (1, 0)), constant_values=4).tobytes()  # 4: the Paeth filter, said of each row
+    differences = (x - nearest).astype(np.uint8).reshape(len(x), -1)
+    return np.pad(differences, ((0, 0), (1, 0)), constant_values=4).tobytes()  # 4: the Paeth filter, said of each row

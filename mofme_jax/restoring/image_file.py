@@ -7,7 +7,6 @@ pixels turned as they were stored, so that its EXIF stays true.
 Axis glossary: `H W` pixels.
 """
 
-import struct
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image
 
+from mofme_jax.data.photos import DAMAGED, reason
 from mofme_jax.restoring import bmp, deep, metadata, tiff
 
 SUFFIXES = {
@@ -37,9 +37,6 @@ LARGEST = 128_000_000
 """Pixels of the largest photograph taken: 128 megapixels."""
 
 _OPENED = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")  # Pillow would hand an EPS to Ghostscript
-
-_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error)
-"""What Pillow raises of damaged files."""
 
 _CONVERTED = {"1": "L", "PA": "RGBA", "La": "LA", "RGBa": "RGBA", "RGBX": "RGB"}
 
@@ -138,10 +135,10 @@ def write_image(image_file: ImageFile, pixels: np.ndarray, path: str | Path) -> 
     colours = np.ascontiguousarray(_turned(colours, {6: 8, 8: 6}.get(image_file.orientation, image_file.orientation)))
     try:
         _write(image_file, colours, Path(path))
-    except _DAMAGED as error:
+    except DAMAGED as error:
         if isinstance(error, OSError):
             raise
-        raise ValueError(f"{path} cannot be written: {error}") from error
+        raise ValueError(f"{path} cannot be written: {reason(error)}") from error
 
 
 def _write(image_file: ImageFile, colours: np.ndarray, path: Path) -> None:
@@ -187,8 +184,8 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise ValueError(
             f"{path} is no JPEG, PNG, WEBP, TIFF or BMP, or of an unknown kind: convert it to PNG"
         ) from error
-    except _DAMAGED as error:
-        raise ValueError(f"{path} cannot be restored: {error}") from error
+    except DAMAGED as error:
+        raise ValueError(f"{path} cannot be restored: {reason(error)}") from error
 
 
 @contextmanager
@@ -253,7 +250,7 @@ def _rgb_of_cmyk(image: Image.Image) -> Image.Image:
 def _orientation(image: Image.Image) -> int:
     try:
         found = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except _DAMAGED:  # for which the photograph is not refused
+    except DAMAGED:  # for which the photograph is not refused
         return 1
     return found if found in range(1, 9) else 1
 

@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from PIL import ExifTags, Image, JpegImagePlugin, PngImagePlugin
+from PIL import ExifTags, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
+
+from mofme_jax.data.photos import DAMAGED
 
 _PNG_CHUNKS = (b"cHRM", b"cICP", b"gAMA", b"sRGB", b"iTXt", b"tEXt", b"zTXt")
 """The meaning of colours, and texts, XMP among them."""
@@ -64,6 +66,8 @@ def _png_chunks(path: Path) -> PngImagePlugin.PngInfo:
     kept = PngImagePlugin.PngInfo()
     with path.open("rb") as file:
         for name, length in _chunks(file, 8, "big"):
+            if name == b"IEND":  # what a chunk behind it claims to hold was seen by nobody
+                break
             if name in _PNG_CHUNKS:
                 kept.add(name, file.read(length))
     return kept
@@ -89,10 +93,24 @@ def _chunks(file: BinaryIO, start: int, order: str):
 
 def _tiff_tags(image: Image.Image) -> dict[int, Any]:
     found = image.getexif()
-    kept = {tag: _as_read(found[tag]) for tag in _TIFF_TAGS if tag in found}
+    kept = _writable({tag: _as_read(found[tag]) for tag in _TIFF_TAGS if tag in found}, None)
     for folder in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
         if folder in found:
-            kept[folder] = {tag: _as_read(value) for tag, value in found.get_ifd(folder).items()}
+            kept[folder] = _writable({t: _as_read(value) for t, value in found.get_ifd(folder).items()}, folder)
+    return kept
+
+
+def _writable(tags: dict[int, Any], folder: int | None) -> dict[int, Any]:
+    """Those that Pillow can write: of a damaged file a tag may have a value of another type than its own."""
+    kept = {}
+    for tag, value in tags.items():
+        alone = TiffImagePlugin.ImageFileDirectory_v2(prefix=b"II", group=folder)
+        try:
+            alone[tag] = value
+            alone.tobytes()
+        except DAMAGED:
+            continue
+        kept[tag] = value
     return kept
 
 

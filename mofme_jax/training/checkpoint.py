@@ -7,6 +7,7 @@ in its cache, a bad disk) is found out when it is restored: Orbax notices most d
 
 import json
 import math
+import re
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from mofme_jax.models.restorer import Restorer
 from mofme_jax.training import processes
-from mofme_jax.training.options import build_model
 from mofme_jax.training.state import TrainState
+from mofme_jax.weights.file import check_shapes, network_of
 
 FOLDER = "checkpoints"
 DAMAGED = "damaged"
 """Folder of the workdir for checkpoints that cannot be read."""
+
+_MOST_UNPACKED = 16
+"""Bytes of parameters for each byte of a checkpoint's files, in which there are their moments as well."""
 
 
 class Checkpoints:
@@ -163,17 +168,34 @@ def load(path: str | Path) -> tuple[Restorer, dict[str, Any]]:
 
     Raises:
       FileNotFoundError: where there is no checkpoint, saying what was looked for.
+      ValueError: the checkpoint is damaged, or is not that of the network in its config.
     """
     folder = _checkpoint_folder(Path(path).expanduser().resolve())
-    with ocp.CheckpointManager(folder.parent) as manager:
+    try:
+        return _read(folder)
+    # a damaged checkpoint can fail in any way, and Orbax raises a plain Exception, whose first line says enough
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{folder} is damaged or no checkpoint of a run ({reason:.200}): take another one") from error
+
+
+def _read(folder: Path) -> tuple[Restorer, dict[str, Any]]:
+    """The model and averaged parameters in a checkpoint's folder, which may come from a stranger."""
+    _check_files(folder)
+    handlers = {"state": ocp.PyTreeCheckpointHandler(), "config": ocp.JsonCheckpointHandler(),
+                "data": ocp.JsonCheckpointHandler()}  # fmt: skip
+    with ocp.CheckpointManager(folder.parent, item_handlers=handlers) as manager:
         step = int(folder.name)
         config = manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore())).config
-        model = build_model(config["model"])
-        shapes = jax.eval_shape(
-            lambda: model.init(jax.random.key(0), jax.numpy.zeros((1, model.patch, model.patch, 3)))["params"]
-        )
+        model = network_of(config["model"])
+        stored = flatten_dict(manager.item_metadata(step)["state"].tree["ema"], sep="/")
+        shapes = {name: tuple(array.shape) for name, array in stored.items()}
+        check_shapes(shapes, model)
+        _check_size(sum(map(math.prod, shapes.values())), folder)
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        like = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=device), shapes)
+        like = unflatten_dict(
+            {name: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=device) for name, shape in shapes.items()}, sep="/"
+        )
         restored = manager.restore(
             step,
             args=ocp.args.Composite(
@@ -187,6 +209,20 @@ def load(path: str | Path) -> tuple[Restorer, dict[str, Any]]:
     return model, restored.state["ema"]
 
 
+def _check_files(folder: Path) -> None:
+    """Raises ValueError for anything but files and folders: a pipe would keep its reader waiting."""
+    for path in folder.rglob("*"):
+        if not (path.is_file() or path.is_dir()):
+            raise ValueError(f"{path.relative_to(folder)} is no file")
+
+
+def _check_size(parameters: int, folder: Path) -> None:
+    """Raises ValueError for parameters that the files cannot hold: few bytes can unpack to all of the memory."""
+    held = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    if 4 * parameters > _MOST_UNPACKED * held:
+        raise ValueError(f"{parameters} parameters in files of {held} bytes")
+
+
 def checkpoint_step(path: str | Path) -> int:
     """Steps taken by the checkpoint that `load` takes; raises as it does."""
     return int(_checkpoint_folder(Path(path).expanduser().resolve()).name)
@@ -198,11 +234,16 @@ def has_checkpoint(workdir: Path) -> bool:
 
 
 def _steps(workdir: Path) -> list[Path]:
-    return [path for path in (workdir / FOLDER).glob("*") if path.name.isdigit()]
+    return [path for path in (workdir / FOLDER).glob("*") if _is_step(path.name)]
+
+
+def _is_step(name: str) -> bool:
+    """Whether a folder has the name of a step: not 007, which no run writes, nor ², which is a digit and no number."""
+    return re.fullmatch("0|[1-9][0-9]{0,17}", name) is not None
 
 
 def _checkpoint_folder(path: Path) -> Path:
-    if path.name.isdigit() and (path / "config").is_dir():
+    if _is_step(path.name) and (path / "config").is_dir():
         return path
     steps = _steps(path)
     if not steps:

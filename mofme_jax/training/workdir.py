@@ -14,6 +14,7 @@ from absl import logging
 from ml_collections import ConfigDict
 from tensorboardX import SummaryWriter
 
+from mofme_jax.data.diagnosis import printable
 from mofme_jax.training import processes
 from mofme_jax.training.checkpoint import FOLDER, finite_or_null, write_json, write_whole
 from mofme_jax.training.options import Options, read_options, with_later_fields
@@ -45,7 +46,7 @@ def prepare_workdir(workdir: str | os.PathLike, config: ConfigDict) -> Path:
     if file.exists():
         try:
             theirs = json.loads(file.read_text())
-        except ValueError:
+        except (ValueError, RecursionError):
             theirs = None
         if not isinstance(theirs, dict):
             raise ValueError(f"{file} is not the config of a run: move it away, or choose another --workdir")
@@ -109,12 +110,14 @@ def options_of_run(folder: Path) -> Options:
       ValueError: its config.json is damaged, or of another version.
     """
     file = folder / CONFIG_FILE
+    if file.exists() and not file.is_file():  # a pipe would keep its reader waiting
+        raise ValueError(f"{file} is not the config of a run: it is no file")
     try:
         return read_options(ConfigDict(json.loads(file.read_text())))
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(f"no {file}: {folder} is not the folder of a training run") from None
-    except (ValueError, TypeError, AttributeError) as error:  # the last for JSON that is no section
-        raise ValueError(f"{file} is not the config of a run: {error}") from None
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:  # the last two for JSON that is no section
+        raise ValueError(f"{file} is not the config of a run: {printable(str(error))}") from None
 
 
 def _plain(config: ConfigDict) -> dict:

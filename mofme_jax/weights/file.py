@@ -95,9 +95,12 @@ def load_weights(path: str | Path) -> tuple[Restorer, dict[str, Any]]:
       OSError: it cannot be read.
     """
     with _opened(path) as file:
-        model = _network(_facts(file).section)
+        model = network_of(_facts(file).section)
         found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118, it is no mapping
-        _check_arrays({name: (part.get_dtype(), tuple(part.get_shape())) for name, part in found.items()}, model)
+        for name, part in found.items():
+            if part.get_dtype() not in ("F16", "F32"):
+                raise ValueError(f"{name!r:.80} is of type {part.get_dtype()}: float16 and float32 are read")
+        check_shapes({name: tuple(part.get_shape()) for name, part in found.items()}, model)
         arrays = {name: file.get_tensor(name).astype(np.float32) for name in found}
         for name, array in arrays.items():
             if not np.isfinite(array).all():
@@ -119,7 +122,8 @@ def _opened(path: str | Path) -> Iterator[Any]:
         with safe_open(path, framework="numpy") as file:
             yield file
     except (ValueError, SafetensorError) as error:
-        raise ValueError(f"{path} is damaged or no file of weights: {error}") from None
+        said = "".join(c if c.isprintable() else " " for c in str(error))  # it may repeat names of the file
+        raise ValueError(f"{path} is damaged or no file of weights: {said}") from None
 
 
 def _check_length(path: Path) -> None:
@@ -146,7 +150,7 @@ def _facts(file: Any) -> Facts:
     section, steps, calibrations = read.get("model"), read.get("steps", -1), read.get("calibrations")
     if not isinstance(section, dict) or not isinstance(calibrations, dict) or not _is_count(steps):
         raise ValueError("its metadata lacks model, steps or calibrations")
-    head = _network(section).error_head
+    head = network_of(section).error_head
     try:
         found = {name: _read_calibration(name, fields, head) for name, fields in calibrations.items()}
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
@@ -178,10 +182,11 @@ def _read_calibration(name: str, fields: dict[str, Any], head: bool) -> Calibrat
     return read
 
 
-def _network(section: dict[str, Any]) -> Restorer:
-    """The network of a `model` section, each field of its type and within bounds.
+def network_of(section: Mapping[str, Any]) -> Restorer:
+    """The network of a `model` section that may come from a stranger, as `build_model` of the training's options.
 
-    As `build_model` of the training's options, which would bring in all of the training.
+    Raises:
+      ValueError: a field is none, of another type, or so large that it would cost much time or memory.
     """
     variant, overrides = section.get("variant"), section.get("overrides")
     if not isinstance(variant, str) or not isinstance(overrides, dict):
@@ -219,12 +224,9 @@ def _is_size(value: Any, least: int, most: int) -> bool:
     return _is_count(value) and least <= value <= most
 
 
-def _check_arrays(found: dict[str, tuple[str, tuple[int, ...]]], model: Restorer) -> None:
-    """Raises ValueError where the (type, shape) of each array, by name, are not those of the network's parameters."""
-    for name, (dtype, _) in found.items():
-        if dtype not in ("F16", "F32"):
-            raise ValueError(f"{name!r:.80} is of type {dtype}: float16 and float32 are read")
-    if sum(math.prod(shape) for _, shape in found.values()) > _MOST_PARAMETERS:
+def check_shapes(found: Mapping[str, tuple[int, ...]], model: Restorer) -> None:
+    """Raises ValueError where the shapes of arrays, by name with "/", are not those of the network's parameters."""
+    if sum(math.prod(shape) for shape in found.values()) > _MOST_PARAMETERS:
         raise ValueError(f"more than {_MOST_PARAMETERS} parameters")
     if model.depth + 2 * model.blocks * len(model.channels) > len(found):  # before they are traced one by one
         raise ValueError(f"its network has more layers than the file has arrays, {len(found)}")
@@ -235,5 +237,5 @@ def _check_arrays(found: dict[str, tuple[str, tuple[int, ...]]], model: Restorer
         name = differing[0]
         raise ValueError(f"the network has no parameters {name!r:.80}" if name in found else f"{name} is missing")
     for name, shape in wanted.items():
-        if found[name][1] != shape:
-            raise ValueError(f"{name} has the shape {found[name][1]}, and the network's is {shape}")
+        if found[name] != shape:
+            raise ValueError(f"{name} has the shape {found[name]}, and the network's is {shape}")

@@ -401,3 +401,10 @@ def test_the_cache_is_where_xdg_says(monkeypatch):
     for unset in ("", "relative"):
         monkeypatch.setenv("XDG_CACHE_HOME", unset)
         assert cache_folder() == Path.home() / ".cache/mofme_jax"
+
+
+def test_a_pipe_does_not_keep_its_reader_waiting(tmp_path):
+    os.mkfifo(tmp_path / "manifest.json")
+    assert verify(tmp_path) == ["manifest.json: cannot be read"]
+    with pytest.raises(ValueError, match=r"manifest\.json is no whole Debian package"):
+        fetch_photographs(tmp_path / "manifest.json", tmp_path / "photos", print)

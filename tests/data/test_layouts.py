@@ -645,3 +645,12 @@ def test_a_stray_file_does_not_hide_an_outdoor_rain_set(tmp_path):
     layout, listing = find_layout(tmp_path, LAYOUTS)
     assert layout.name == "outdoor_rain"
     assert listing.lost == [stray]
+
+
+@pytest.mark.parametrize(
+    ("write", "message"), [(os.mkfifo, "no regular file"), (lambda p: p.write_bytes(b"\xff\xfe"), "UTF-8")]
+)
+def test_a_list_that_is_no_text_is_named(tmp_path, write, message):
+    write(tmp_path / "allweather.txt")
+    with pytest.raises(ValueError, match=rf"allweather\.txt .*{message}"):
+        find_layout(tmp_path, LAYOUTS)

@@ -1,6 +1,7 @@
 """Photographs in, upright RGB out; and whatever is wrong with a file or folder is said with its name."""
 
 import io
+import os
 import socket
 import struct
 import zlib
@@ -288,3 +289,23 @@ def test_a_missing_file_is_missing(tmp_path):
     for read in (read_photograph, header_size):
         with pytest.raises(FileNotFoundError, match="gone"):
             read(tmp_path / "gone.jpg")
+
+
+@pytest.mark.parametrize("error", [AssertionError(), KeyError("palette"), OverflowError("too large"), MemoryError()])
+def test_whatever_a_decoder_raises_names_the_file(tmp_path, monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    Image.new("RGB", (4, 5)).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image.Image, "load", fail)
+    with pytest.raises(ValueError, match=r"a\.png (cannot be read as a photograph: (its|'pal|too)|is too large for)"):
+        read_photograph(tmp_path / "a.png")
+
+
+def test_a_pipe_does_not_keep_its_reader_waiting(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "zeros.png").symlink_to("/dev/zero")
+    for name in ("pipe.png", "zeros.png"):
+        for read in (read_photograph, header_size):
+            with pytest.raises(ValueError, match=f"{name} cannot be read as a photograph: it is no regular file"):
+                read(tmp_path / name)

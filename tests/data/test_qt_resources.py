@@ -1,5 +1,6 @@
 """Containers are written here as Qt's rcc writes them, then damaged: only a ValueError may come out, and soon."""
 
+import os
 import re
 import struct
 import zlib
@@ -182,3 +183,9 @@ def test_altered_bytes_do_no_harm(tmp_path, version):
             refused.append(str(error))
     assert len(refused) > 100
     assert all(str(altered) in message for message in refused)
+
+
+def test_a_pipe_does_not_keep_its_reader_waiting(tmp_path):
+    os.mkfifo(tmp_path / "a.rcc")
+    with pytest.raises(ValueError, match=r"a\.rcc .*no file"):
+        QtResources(tmp_path / "a.rcc")

@@ -308,3 +308,45 @@ def test_damaged_bytes(path):
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match="truncated or damaged"):
         load_checkpoint(path)
+
+
+def test_a_pipe_does_not_keep_its_reader_waiting(tmp_path):
+    os.mkfifo(tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=r"a\.pth is no file"):
+        load_checkpoint(tmp_path / "a.pth")
+
+
+TWICE = b")" + b"2\x86" * 60  # a tuple of twice itself, sixty times over: 2^60 parts
+ONE_HASH = b"".join(b"\x8a\x0a" + (i * (2**61 - 1)).to_bytes(10, "little") + b"N" for i in range(2000))
+
+
+@pytest.mark.parametrize(
+    ("pickled", "message"),
+    [
+        (b"}" + TWICE + b"K\x01s", "too often"),  # as a key
+        (b"}(" + TWICE + b"K\x01u", "too often"),
+        (b"\x8f(" + TWICE + b"\x90", "too often"),  # in a set
+        (b")q\x00" + b"h\x00h\x00\x86q\x00" * 60, "too often"),  # through the memo
+        (b"]q\x01" + b"h\x01ah\x01h\x01a" * 40 + b"\x85", "too often"),  # a list in itself
+        (b"ctorch\nSize\n" + TWICE + b"\x85R", "too often"),
+        (b"}" + b")" + b"\x85" * 100_000 + b"K\x01s", "too often"),  # whose hash would end the process
+        (b"}(" + ONE_HASH + b"u", "more than 1000 numbers"),
+    ],
+)
+def test_what_would_take_without_end_to_read_is_refused(path, pickled, message):
+    with pytest.raises(CheckpointError, match=rf"weights\.pth: its pickle .*{message}"):
+        load_checkpoint(write(path, None, {}, pickled=b"\x80\x04" + pickled + b"."))
+
+
+def test_what_is_shared_by_many_is_no_bomb(path):
+    shared = [("a", 1)] * 200
+    content = {"model": {"a": tensor("0", 1, (1,), (1,))}, "state_dict": {"b": tensor("0", 1, (1,), (1,))}}
+    content |= {f"beside {i}": shared for i in range(200)}
+    assert list(load_checkpoint(write(path, content, {"0": bytes(4)}))) == ["b"]
+
+
+def test_an_error_is_no_longer_than_a_line(path):
+    key = (("a" * 1000,) * 1000,) * 10
+    with pytest.raises(CheckpointError) as raised:
+        load_checkpoint(write(path, {key: tensor("0", 1, (1,), (1,))}, {"0": bytes(4)}))
+    assert len(str(raised.value)) < 2000

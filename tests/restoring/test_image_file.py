@@ -3,6 +3,7 @@
 import io
 import os
 import struct
+import tracemalloc
 import zlib
 from dataclasses import replace
 
@@ -13,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, JpegImagePlugin, PngImagePlugin
 
-from mofme_jax.restoring import image_file
+from mofme_jax.restoring import deep, image_file
 from mofme_jax.restoring.image_file import read_image, stored_size, write_image
 from tests.data.test_photos import DONE
 
@@ -666,3 +667,44 @@ def test_a_files_permissions_are_as_of_any_new_file(tmp_path):
     picture(8, 9).save(tmp_path / "p.png")
     (tmp_path / "new").touch()
     assert again(tmp_path / "p.png").stat().st_mode == (tmp_path / "new").stat().st_mode
+
+
+@pytest.mark.parametrize("error", [AssertionError(), AttributeError("no such thing"), OverflowError("too large")])
+def test_whatever_a_decoder_raises_names_the_file(tmp_path, monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    picture(4, 5).save(tmp_path / "p.png")
+    monkeypatch.setattr(Image.Image, "load", fail)
+    with pytest.raises(ValueError, match=r"p\.png cannot be restored: (its data are damaged|no such thing|too large)"):
+        read_image(tmp_path / "p.png")
+
+
+def test_a_tag_of_another_type_than_its_own_is_left_out(tmp_path):
+    picture(4, 5).save(tmp_path / "p.tif", description="four", software="five")
+    data = bytearray((tmp_path / "p.tif").read_bytes())
+    at = data.index(struct.pack("<HHI", 270, 2, 5))
+    data[at : at + 8] = struct.pack("<HHI", 270, 5, 1)  # a fraction in place of a text
+    (tmp_path / "p.tif").write_bytes(data)
+    with Image.open(again(tmp_path / "p.tif")) as after:
+        assert (after.tag_v2.get(270), after.tag_v2[305]) == (None, "five")
+
+
+def test_memory_is_not_taken_for_what_stands_behind_a_png(tmp_path):
+    path = tmp_path / "p.png"
+    path.write_bytes(png_of_16_bits(values(4, 5, 3, np.uint16)) + struct.pack(">I", 2**32 - 1) + b"tEXt")
+    tracemalloc.start()
+    read_image(path)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 2**24
+
+
+def test_narrow_16_bits_are_written_in_few_pieces(tmp_path, monkeypatch):
+    calls = []
+    filtered = deep._filtered
+    monkeypatch.setattr(deep, "_filtered", lambda *given: calls.append(given[1]) or filtered(*given))
+    pixels = values(100_000, 2, 3, np.uint16)
+    (tmp_path / "p.png").write_bytes(png_of_16_bits(pixels))
+    assert np.array_equal(read_image(again(tmp_path / "p.png")).pixels, pixels)
+    assert len(calls) == 2

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import shutil
 
@@ -14,11 +15,12 @@ import pytest
 import mofme_jax
 from mofme_jax.evaluation.evaluator import evaluate
 from mofme_jax.evaluation.tiling import restore_with_uncertainty
-from mofme_jax.training import train_and_evaluate
+from mofme_jax.training import checkpoint, train_and_evaluate
 from mofme_jax.training.checkpoint import Checkpoints, load, write_json, write_whole
 from mofme_jax.training.options import build_model, read_options
 from mofme_jax.training.sources import open_sources
 from mofme_jax.training.state import init_state, make_optimiser
+from mofme_jax.training.workdir import options_of_run
 from tests.fakes import Gain
 
 
@@ -138,3 +140,65 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     with pytest.raises(UnicodeEncodeError):
         write_whole(tmp_path / "a", "new \ud800")  # fails in the middle
     assert (tmp_path / "a").read_text() == "old"
+
+
+def damages(run, step):
+    """What is done to a run's newest checkpoint, by what is said of it."""
+    state, config = (run / "checkpoints" / str(step) / name for name in ("state", "config"))
+    section = json.loads((config / "metadata").read_text())
+
+    def with_model(**fields):
+        changed = section | {"model": {**section["model"], **fields}}
+        return lambda: (config / "metadata").write_text(json.dumps(changed))
+
+    overrides = section["model"]["overrides"]
+    yield "", lambda: shutil.rmtree(state)
+    yield "no file", lambda: ((config / "metadata").unlink(), os.mkfifo(config / "metadata"))
+    yield "", lambda: (config / "metadata").write_text("[" * 100_000)
+    yield "NoneType", lambda: (config / "metadata").write_text('{"model": null}')
+    yield "depth=1000000000", with_model(overrides=overrides | {"depth": 10**9})
+    yield "more layers than", with_model(overrides=overrides | {"depth": 64})
+    yield "shape", with_model(overrides=overrides | {"width": 2**15})
+    yield "", lambda: [file.write_bytes(b"no array") for file in state.rglob("d/*")]
+
+
+@pytest.mark.parametrize("which", range(8))
+def test_a_damaged_checkpoint_is_named_in_a_line(finished_run, tmp_path, which):
+    run = tmp_path / "run"
+    shutil.copytree(finished_run[0], run)
+    said, damage = list(damages(run, 6))[which]
+    damage()
+    with pytest.raises(
+        ValueError, match=rf"^{run}/checkpoints/6 is damaged or no checkpoint of a run .*{said}"
+    ) as raised:
+        load(run)
+    assert "\n" not in str(raised.value)
+
+
+def test_few_bytes_that_unpack_to_many_are_refused(finished_run, monkeypatch):
+    monkeypatch.setattr(checkpoint, "_MOST_UNPACKED", 0)
+    with pytest.raises(ValueError, match=r"parameters in files of \d+ bytes"):
+        load(finished_run[0])
+
+
+@pytest.mark.parametrize("name", ["²", "٣", "007", "9" * 30])
+def test_a_folder_that_is_named_otherwise_than_a_step_is_none(finished_run, tmp_path, name):
+    run = tmp_path / "run"
+    shutil.copytree(finished_run[0], run)
+    shutil.copytree(run / "checkpoints" / "3", run / "checkpoints" / name)
+    assert checkpoint.checkpoint_step(run) == 6
+    load(run)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"model": {"a\\n\\u001bb": 1}}', "null"])
+def test_a_config_that_is_damaged_is_named_in_a_line(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=r"config\.json is not the config of a run") as raised:
+        options_of_run(tmp_path)
+    assert str(raised.value).isprintable()
+
+
+def test_a_config_that_is_a_pipe_does_not_keep_its_reader_waiting(tmp_path):
+    os.mkfifo(tmp_path / "config.json")
+    with pytest.raises(ValueError, match="no file"):
+        options_of_run(tmp_path)

@@ -1,5 +1,6 @@
 """The config at the door: what is let in, and what is said to the rest."""
 
+import json
 from dataclasses import fields, is_dataclass
 from importlib import import_module
 from pathlib import Path
@@ -163,3 +164,18 @@ def test_a_config_from_before_a_field_was_added_is_read_as_what_it_was():
     del config["model"]["router_temperature"], config["model"]["error_head"], config["data"]["severity"]
     read = read_options(ConfigDict(config))
     assert (read.model.router_temperature, read.model.error_head, read.data.severity) == (1.0, False, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("train.learning_rate", 10**400, "config.train.learning_rate is a number too large"),
+        ("data.severity", {"noise": [0, 10**400]}, "must be two numbers"),
+    ],
+)
+def test_numbers_that_no_float_holds_are_said(make_config, name, value, message):
+    plain = json.loads(make_config().to_json_best_effort())
+    section, field = name.split(".")
+    plain[section][field] = value
+    with pytest.raises(ValueError, match=message):
+        read_options(ConfigDict(plain))
