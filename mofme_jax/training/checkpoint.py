@@ -8,6 +8,9 @@ in its cache, a bad disk) is found out when it is restored: Orbax notices most d
 import json
 import math
 import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -28,6 +31,25 @@ DAMAGED = "damaged"
 
 _MOST_UNPACKED = 16
 """Bytes of parameters for each byte of a checkpoint's files, in which there are their moments as well."""
+
+
+@contextmanager
+def _late_reads_dropped() -> Iterator[None]:
+    """For a restore that may fail: Orbax leaves it at the first array that cannot be read.
+
+    The reads of the others end later, in threads that tell an event loop which is closed by then, and Python would show
+    a traceback for each. That alone is kept from it, from here on where the restore has failed.
+    """
+    shown = sys.unraisablehook
+
+    def hook(unraisable):
+        error = unraisable.exc_value
+        if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+            shown(unraisable)
+
+    sys.unraisablehook = hook
+    yield
+    sys.unraisablehook = shown
 
 
 class Checkpoints:
@@ -79,10 +101,11 @@ class Checkpoints:
         damaged: dict[int, str] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                found = self._manager.restore(
-                    step,
-                    args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()),
-                )
+                with _late_reads_dropped():
+                    found = self._manager.restore(
+                        step,
+                        args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()),
+                    )
                 sums = found.data.pop("sums", None)  # which older checkpoints lack
                 if sums is not None and sums != sums_of_bits(found.state):
                     raise ValueError("its bits are not those that were saved")
@@ -149,7 +172,7 @@ def load_state(workdir: Path, like: TrainState) -> tuple[TrainState, dict]:
     """
     step = _checkpoint_folder(workdir)
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-    with ocp.CheckpointManager(step.parent) as manager:
+    with ocp.CheckpointManager(step.parent) as manager, _late_reads_dropped():
         found = manager.restore(
             int(step.name),
             args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()),
@@ -172,7 +195,8 @@ def load(path: str | Path) -> tuple[Restorer, dict[str, Any]]:
     """
     folder = _checkpoint_folder(Path(path).expanduser().resolve())
     try:
-        return _read(folder)
+        with _late_reads_dropped():
+            return _read(folder)
     # a damaged checkpoint can fail in any way, and Orbax raises a plain Exception, whose first line says enough
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]

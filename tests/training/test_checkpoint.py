@@ -5,6 +5,8 @@ import math
 import os
 import re
 import shutil
+import sys
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -116,6 +118,22 @@ def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(
     assert "going on from step 3 of 6" in said
     assert report["scores"] == finished_run[1]["scores"]
     jax.tree.map(np.testing.assert_array_equal, saved_state(run, 6), saved_state(finished_run[0], 6))
+
+
+def test_reads_that_end_after_a_failed_restore_are_not_shown_and_all_else_is(monkeypatch):
+    seen = []
+    monkeypatch.setattr(sys, "unraisablehook", seen.append)
+    late, other = (SimpleNamespace(exc_value=RuntimeError(text)) for text in ("Event loop is closed", "something else"))
+    with pytest.raises(ValueError, match="damage"), checkpoint._late_reads_dropped():
+        raise ValueError("damage")
+    sys.unraisablehook(late)
+    sys.unraisablehook(other)
+    assert seen == [other]
+    monkeypatch.setattr(sys, "unraisablehook", seen.append)
+    with checkpoint._late_reads_dropped():
+        pass
+    sys.unraisablehook(late)
+    assert seen == [other, late]
 
 
 def test_where_no_checkpoint_is_whole_nothing_is_moved(finished_run, make_config, tmp_path):
