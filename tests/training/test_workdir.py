@@ -68,9 +68,11 @@ def test_a_folder_that_cannot_be_locked_is_trained_in(tmp_path, monkeypatch):
     def unsupported(*_):
         raise OSError(95, "Operation not supported")
 
+    warned = []
     monkeypatch.setattr("fcntl.flock", unsupported)
+    monkeypatch.setattr("mofme_jax.training.workdir.logging.warning", lambda *said: warned.append(said))
     with only_run(tmp_path), only_run(tmp_path):
-        pass
+        assert [folder for _, folder in warned] == [tmp_path, tmp_path]
 
 
 def test_a_folder_that_cannot_be_made_or_written(make_config, tmp_path, monkeypatch):
