@@ -31,7 +31,7 @@ def parse(argv: list[str]) -> list[str]:
 def main(argv: list[str]) -> None:
     """Runs the training; a config, folder or file that will not do ends in one line on stderr, status 1.
 
-    A run that a signal stopped ends in one line as well, status 75.
+    A run that a signal stopped ends in one line as well, status 75; one whose files cannot be written, status 74.
     """
     if len(argv) > 1:
         sys.exit(f"train.py: unexpected argument {argv[1]!r}; fields are set as --config.field=value")
@@ -41,6 +41,7 @@ def main(argv: list[str]) -> None:
     except OSError as error:
         sys.exit(f"train.py: {no_config(error)}")
     from mofme_jax.compiled import keep_compiled
+    from mofme_jax.files import NOT_SAVED, NotSaved
     from mofme_jax.training import train_and_evaluate
     from mofme_jax.training.processes import join
     from mofme_jax.training.stopping import STOPPED, Stopped
@@ -52,6 +53,9 @@ def main(argv: list[str]) -> None:
         if values.distributed or place != (None, None, None):
             join(*place)  # docs/launching.md
         train_and_evaluate(config, flags.FLAGS.workdir)
+    except NotSaved as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        sys.exit(NOT_SAVED)
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"train.py: {error}")
     except FloatingPointError as error:

@@ -2,11 +2,13 @@
 
     python benchmarks/chaos.py --kills 50
     python benchmarks/chaos.py --kills 20 --processes 2
+    python benchmarks/chaos.py --kills 10 --devices 2 1 4
 
 Trains configs/smoke.py twice with one seed, a checkpoint every ten steps: once undisturbed, and once killed by SIGKILL,
 started again, killed again. Where each kill falls is drawn from --seed:
 
-  start   some time after the command began: while Python, JAX and the data come up, or the step compiles
+  start   some time after the command began: while Python, JAX and the data come up, or the step compiles; at the
+          latest behind the first step
   step    some milliseconds after a step was logged
   save    some milliseconds after a save began to write, so that it is cut short
 
@@ -17,105 +19,37 @@ end by themselves, and how long that takes is the last column. They are all star
 What must hold, or the exit status is 1: a run goes on from the newest whole checkpoint that there was when it was
 killed ("lost" counts how often it did not), every figure logged is that of the undisturbed run to the last bit, each
 step once, and so are the parameters, the optimiser's state and the averages at the end, and the scores of the report.
+
+With several numbers of --devices, every start of the killed run draws one, and one run is left undisturbed on each.
+Sums are taken in another order then, which changes their last digits, and training makes ten times of that in twenty
+steps. So losses of the first twenty steps must be the same within one part in 100,000; later ones, the state's arrays
+by their norms, and PSNRs may differ from those of the first number by up to three times as much as the undisturbed runs
+do. Both differences are printed.
 """
 
 import argparse
-import contextlib
-import json
 import os
 import platform
 import random
 import re
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
-ROOT = Path(__file__).parents[1]
-EVERY = 10
-"""Steps between checkpoints."""
+from chaos_compare import apart, differences, skipped, too_far
+from chaos_run import EVERY, Life, damage, kill, logged_lines, saved_steps
+
 STEPS_A_KILL = 15
 """More than the steps that a life of the run adds in the mean, so that it does not end before the last kill."""
-PATIENCE = 300.0
-"""Seconds after which a process that neither goes on nor ends counts as hanging."""
-TIMES = ("steps_per_second", "data_wait")
-
-
-class Life:
-    """The processes of a run from one start to its end, and what the first of them said."""
-
-    def __init__(self, workdir: Path, steps: int, count: int):
-        self.workdir, self.output = workdir, tempfile.TemporaryFile("w+")  # noqa: SIM115, closed by end()
-        command = [
-            *(sys.executable, "train.py", "--config=configs/smoke.py", f"--workdir={workdir}"),
-            *(f"--config.train.steps={steps}", "--config.log_every=1", f"--config.checkpoint_every={EVERY}"),
-            *("--config.train.host_devices=2", "--config.evaluation.max_side=32", "--config.evaluation.tile=32"),
-        ]
-        place = free_address() if count > 1 else None
-        self.processes = [
-            subprocess.Popen(
-                [*command, *(place_of(place, i, count) if place else ())],
-                cwd=ROOT,
-                stdin=subprocess.DEVNULL,
-                stdout=self.output if i == 0 else subprocess.DEVNULL,
-                stderr=subprocess.STDOUT if i == 0 else subprocess.DEVNULL,
-                env=os.environ | ({"JAX_NUM_CPU_DEVICES": str(2 // count)} if count <= 2 else {}),
-                process_group=0,
-            )
-            for i in range(count)
-        ]
-        self.began = time.monotonic()
-
-    def runs(self) -> bool:
-        """Whether all of its processes do."""
-        return all(process.poll() is None for process in self.processes)
-
-    def said(self) -> str:
-        """What the first process has written so far."""
-        self.output.seek(0)
-        return self.output.read()
-
-    def end(self) -> None:
-        """Kills what still runs, with its children."""
-        for process in self.processes:
-            kill(process)
-        self.output.close()
-
-
-def place_of(place: str, number: int, count: int) -> tuple[str, ...]:
-    """What tells a process of several where it belongs."""
-    return f"--coordinator={place}", f"--process_id={number}", f"--process_count={count}"
-
-
-def kill(process: subprocess.Popen) -> None:
-    """SIGKILL to a process and its children; waits for its end."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
-def free_address() -> str:
-    """HOST:PORT on this machine that nobody listens on."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{free.getsockname()[1]}"
-
-
-def saved_steps(workdir: Path) -> list[int]:
-    """Steps of the checkpoints that are there, whole or damaged."""
-    return sorted(int(path.name) for path in (workdir / "checkpoints").glob("*") if path.name.isdigit())
-
-
-def logged_lines(workdir: Path) -> list[str]:
-    """The lines of metrics.jsonl, the last perhaps cut short."""
-    file = workdir / "metrics.jsonl"
-    return file.read_text().splitlines() if file.exists() else []
+PATIENCE = 400.0
+"""Seconds after which a process that neither goes on nor ends counts as hanging: more than the five minutes for which
+JAX waits for a process that has not joined yet."""
 
 
 def wait_for(life: Life, reached) -> bool:
@@ -134,7 +68,8 @@ def wait_for_moment(life: Life, kind: str, startup: float, rng: random.Random) -
     """Waits for the moment of a kill. Returns False where the run has ended before it."""
     if kind == "start":
         moment = life.began + rng.uniform(0.0, 1.2 * startup)
-        return wait_for(life, lambda: time.monotonic() >= moment)
+        # a start may be quicker than the first was
+        return wait_for(life, lambda: time.monotonic() >= moment or re.search("^step ", life.said(), re.M) is not None)
     if kind == "step":
         lines = len(logged_lines(life.workdir)) + rng.randint(1, 2 * EVERY)
         if not wait_for(life, lambda: len(logged_lines(life.workdir)) >= lines):
@@ -147,21 +82,9 @@ def wait_for_moment(life: Life, kind: str, startup: float, rng: random.Random) -
     return life.runs()
 
 
-def damage(workdir: Path, rng: random.Random) -> bool:
-    """Cuts a file of the newest checkpoint, where there is another. Returns whether one was cut."""
-    steps = saved_steps(workdir)
-    if len(steps) < 2:
-        return False
-    files = sorted(path for path in (workdir / "checkpoints" / str(steps[-1])).rglob("*") if path.is_file())
-    # the others are notes of Orbax's that nobody reads, or left over from saving
-    files = [path for path in files if path.name in ("_METADATA", "manifest.ocdbt") or path.parent.name == "d"]
-    files = [path for path in files if path.parent.name != "ocdbt.process_0" and path.stat().st_size > 0]
-    file = rng.choice(files)
-    file.write_bytes(file.read_bytes()[: rng.randrange(file.stat().st_size)])
-    return True
-
-
-def disturb(workdir: Path, steps: int, count: int, kills: int, startup: float, rng: random.Random) -> dict:
+def disturb(
+    workdir: Path, steps: int, count: int, devices: Sequence[int], kills: int, startup: float, rng: random.Random
+) -> dict:
     """Kills a run again and again, then lets it end. Returns what was counted."""
     counts: Counter[str] = Counter()
     ends: list[float] = []
@@ -170,13 +93,10 @@ def disturb(workdir: Path, steps: int, count: int, kills: int, startup: float, r
     damaged = False
     while True:
         last = counts["kills"] == kills
-        life = Life(workdir, steps, count)
+        life = Life(workdir, steps, count, rng.choice(devices))
         try:
             if last:
-                for process in life.processes:
-                    process.wait()
-                if status := [process.returncode for process in life.processes if process.returncode]:
-                    raise ChildProcessError(f"the run ended with status {status[0]}:\n{life.said()}")
+                life.wait()
             else:
                 kind = rng.choice(("start", "step", "step", "save"))
                 if not wait_for_moment(life, kind, startup, rng):
@@ -215,88 +135,75 @@ def disturb(workdir: Path, steps: int, count: int, kills: int, startup: float, r
               f"{len(logged_lines(workdir))} steps logged", flush=True)  # fmt: skip
 
 
-def figures(workdir: Path) -> list[dict]:
-    """metrics.jsonl without times."""
-    lines = [json.loads(line) for line in logged_lines(workdir)]
-    return [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
-
-
-def differences(a: Path, b: Path, step: int) -> list[str]:
-    """What two finished runs do not have in common; for people."""
-    import jax
-    import numpy as np
-    import orbax.checkpoint as ocp
-
-    found = []
-    ours, theirs = figures(a), figures(b)
-    if [line["step"] for line in theirs] != list(range(1, step + 1)):
-        found.append("the log does not have each step once")
-    found += [f"step {x['step']}: {x} and {y}" for x, y in zip(ours, theirs, strict=False) if x != y][:3]
-    one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    states = []
-    for workdir in (a, b):
-        with ocp.CheckpointManager(
-            workdir / "checkpoints", item_handlers={"state": ocp.StandardCheckpointHandler()}
-        ) as manager:
-            like = jax.tree.map(
-                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=one),
-                manager.item_metadata(step)["state"].tree,
-            )
-            state = manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like))).state
-        states.append(dict(jax.tree_util.tree_leaves_with_path(state)))
-    if states[0].keys() != states[1].keys():
-        found.append("the states have other arrays")
-    for name, array in states[0].items():
-        if not np.array_equal(np.asarray(array), np.asarray(states[1].get(name)), equal_nan=True):
-            found.append(f"{jax.tree_util.keystr(name)} differs")
-    scores = [json.loads((workdir / "report.json").read_text())["scores"] for workdir in (a, b)]
-    if scores[0] != scores[1]:
-        found.append("the reports' scores differ")
-    return found
-
-
 def main() -> None:
     """Parses the command line, trains both runs, and prints what was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--kills", type=int, default=10, help="(default: %(default)s)")
     parser.add_argument("--processes", type=int, default=1, help="of the run (default: %(default)s)")
+    parser.add_argument(
+        "--devices", type=int, nargs="+", default=[2], metavar="N", help="of all processes together (default: 2)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: %(default)s)")
     options = parser.parse_args()
-    if options.kills < 1 or options.processes < 1:
+    count, devices = options.processes, options.devices
+    if options.kills < 1 or count < 1:
         parser.error("--kills and --processes must be at least 1")
-    os.environ["PYTHONPATH"] = str(ROOT)
-    steps, count = STEPS_A_KILL * options.kills + EVERY, options.processes
+    if any(number < 1 or number % count for number in devices):
+        parser.error(f"--devices must be split evenly among {count} process(es)")
+    steps = STEPS_A_KILL * options.kills + EVERY
     with tempfile.TemporaryDirectory() as folder:
-        whole, broken = Path(folder) / "undisturbed", Path(folder) / "killed"
-        calm = Life(whole, steps, count)
+        broken = Path(folder) / "killed"
+        wholes = [Path(folder) / f"undisturbed on {number}" for number in dict.fromkeys(devices)]
         try:
-            wait_for(calm, lambda: bool(logged_lines(whole)))
-            startup = time.monotonic() - calm.began
-            for process in calm.processes:
-                process.wait()
-            if any(process.returncode for process in calm.processes):
-                sys.exit(f"chaos.py: the undisturbed run failed:\n{calm.said()}")
-        finally:
-            calm.end()
-        print(f"undisturbed: {steps} steps, the first after {startup:.1f} s", flush=True)
-        try:
-            counted = disturb(broken, steps, count, options.kills, startup, random.Random(options.seed))
+            startups = [
+                leave_alone(Life(whole, steps, count, number))
+                for whole, number in zip(wholes, dict.fromkeys(devices), strict=True)
+            ]
+            print(f"undisturbed: {steps} steps, the first after {startups[0]:.1f} s", flush=True)
+            counted = disturb(broken, steps, count, devices, options.kills, startups[0], random.Random(options.seed))
         except (ChildProcessError, TimeoutError) as error:
             sys.exit(f"chaos.py: {error}")
-        found = counted["lost"] + differences(whole, broken, steps)
+        most, usual = {}, {}
+        if len(wholes) == 1:
+            found = differences(wholes[0], broken, steps)
+        else:
+            others = [apart(wholes[0], other, steps) for other in wholes[1:]]
+            usual = {name: max(other[name] for other in others) for name in others[0]}
+            most = apart(wholes[0], broken, steps)
+            found = skipped(broken, steps) + too_far(most, usual)
 
     print(f"\n{platform.machine()}, {os.cpu_count()} core(s), Python {platform.python_version()}, "
           f"JAX {version('jax')}, Orbax {version('orbax-checkpoint')}; seed {options.seed}")  # fmt: skip
-    head = ("processes", "kills", "start", "step", "save", "damaged", "fell back", "lost", "different", "others ended")
     ends = counted["ends"] if count > 1 else []
-    lost = len(counted["lost"])
-    row = [count, *(counted.get(name, 0) for name in head[1:7]), lost, len(found) - lost]
-    row.append(f"{median(ends):.1f} s, at most {max(ends):.1f} s" if ends else "-")
-    print("  ".join(head))
-    print("  ".join(str(value).rjust(len(name)) for value, name in zip(row, head, strict=True)))
-    for line in found:
+    names = ("start", "step", "save", "damaged", "fell back")
+    row = {
+        "processes": count,
+        "devices": " or ".join(map(str, devices)),
+        "kills": options.kills,
+        **{name: counted.get(name, 0) for name in names},
+        "lost": len(counted["lost"]),
+        "different": len(found),
+        "others ended": f"{median(ends):.1f} s, at most {max(ends):.1f} s" if ends else "-",
+    }
+    width = {name: max(len(name), len(str(value))) for name, value in row.items()}
+    print("  ".join(name.rjust(width[name]) for name in row))
+    print("  ".join(str(value).rjust(width[name]) for name, value in row.items()))
+    for name, value in most.items():
+        print(f"largest difference of {name}: {value:.1e}; of undisturbed runs {usual[name]:.1e}")
+    for line in (*counted["lost"], *found):
         print(line)
-    sys.exit(1 if found else 0)
+    sys.exit(1 if found or counted["lost"] else 0)
+
+
+def leave_alone(life: Life) -> float:
+    """Lets a run end undisturbed. Returns after how many seconds it had taken a step; raises ChildProcessError."""
+    try:
+        wait_for(life, lambda: bool(logged_lines(life.workdir)))
+        startup = time.monotonic() - life.began
+        life.wait()
+        return startup
+    finally:
+        life.end()
 
 
 if __name__ == "__main__":

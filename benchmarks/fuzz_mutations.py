@@ -154,7 +154,8 @@ def _changed_tree(rng: np.random.Generator, tree: Any) -> Any:
             return tree
     if rng.random() < 0.4:  # of its own type
         if isinstance(tree, int | float):
-            return some(rng, (tree + 1, tree - 1, -tree, 2 * tree, tree / 2, float(tree), 10**6 * tree))
+            near = max(-(2**1000), min(tree, 2**1000))  # as a float holds
+            return some(rng, (tree + 1, tree - 1, -tree, 2 * tree, near / 2, float(near), 10**6 * tree))
         if isinstance(tree, str):
             return some(rng, (tree[:-1], tree + "a", tree.upper(), "", tree * 2))
         if isinstance(tree, list):

@@ -16,7 +16,7 @@ import mofme_jax
 from mofme_jax.config_file import read_config
 from mofme_jax.evaluation.calibration import Calibration, Curve, read_calibrations, write_calibrations
 from mofme_jax.restoring.doubt import calibrations_of
-from mofme_jax.training.checkpoint import checkpoint_step
+from mofme_jax.training.folders import checkpoint_step
 from mofme_jax.training.options import read_options
 from mofme_jax.training.workdir import CONFIG_FILE, options_of_run
 from mofme_jax.weights.file import read_facts, save_weights

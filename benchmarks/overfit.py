@@ -28,9 +28,9 @@ from mofme_jax.config_file import read_config
 from mofme_jax.data.photos import embedded_photographs
 from mofme_jax.data.weather import WEATHERS, degrade
 from mofme_jax.training import sharding
-from mofme_jax.training.build import build_init, build_optimiser, build_step, make_image_loss
-from mofme_jax.training.loop import plan, use_host_devices
+from mofme_jax.training.build import build_init, build_optimiser, build_schedule, build_step, make_image_loss
 from mofme_jax.training.options import Options, build_model, read_options
+from mofme_jax.training.sharding import use_host_devices
 from mofme_jax.viz import ProgressBar, picture_sheet
 
 SIDE, DRAWS = 240, 8
@@ -91,7 +91,7 @@ def train(config, weather: str, photograph: np.ndarray, steps: int):
     options: Options = read_options(config)
     model = build_model(config.model)
     mesh = sharding.make_mesh(options.train.batch, data=-1, fsdp=1, expert=1)
-    optimiser = build_optimiser(options, plan(options, options.train.batch)[1])
+    optimiser = build_optimiser(options, build_schedule(options, options.train.batch)[1])
     state = build_init(options, model, optimiser, mesh)(np.uint32(options.seed))
     step = build_step(options, model, optimiser, make_image_loss(options), paired=False, mesh=mesh)
     rng, crop = np.random.default_rng(options.seed), options.data.crop

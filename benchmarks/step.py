@@ -26,8 +26,8 @@ from experts import machine
 from mofme_jax.config_file import read_config
 from mofme_jax.training import sharding
 from mofme_jax.training.build import build_init, build_optimiser, build_step, make_image_loss
-from mofme_jax.training.loop import use_host_devices
 from mofme_jax.training.options import build_model, read_options
+from mofme_jax.training.sharding import use_host_devices
 from mofme_jax.training.sources import batch_groups
 
 PARTS = {

@@ -72,6 +72,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=GROUPS, default=list(GROUPS), help="groups of arms (default: all)")
     parser.add_argument("--arms", nargs="+", metavar="ARM", help="of these groups, only these arms are trained")
     parser.add_argument("--seeds", type=int, default=3, help="of each arm (default: %(default)s)")
+    parser.add_argument("--without", type=int, default=0, metavar="N", help="leave the first N seeds out: what was\n"
+                        "found on these is confirmed on the others")  # fmt: skip
     parser.add_argument(
         "--jobs", type=int, default=1, help="runs side by side, each on one core (default: %(default)s)"
     )
@@ -89,8 +91,8 @@ def main() -> None:
         from study_judge import judge  # only who judges waits for JAX
 
         return judge(options.judge, read_settings(options.judge.parent).side)
-    if min(options.seeds, options.jobs) < 1:
-        parser.error("--seeds and --jobs must be at least 1")
+    if min(options.seeds, options.jobs) < 1 or not 0 <= options.without < options.seeds:
+        parser.error("--seeds and --jobs must be at least 1, and --without less than --seeds")
     if (options.steps or 2) < 2 or (options.side or 16) < 16:
         parser.error("--steps must be at least 2, --side at least 16")
     arms = {arm.name: arm for name in options.only for arm in GROUPS[name].arms}
@@ -102,10 +104,10 @@ def main() -> None:
         check_flags(runs, arms, settings)
         if not options.print:
             wanted = [arms[name] for name in options.arms or arms]
-            train(runs, [(arm, seed) for seed in range(options.seeds) for arm in wanted], options.jobs)
+            train(runs, [(arm, seed) for seed in range(options.without, options.seeds) for arm in wanted], options.jobs)
         from study_tables import print_study, read_runs
 
-        found = read_runs(runs, list(arms))
+        found = read_runs(runs, list(arms), options.without)
         print_study(found, options.only, asdict(settings), options.markdown)
         if options.plots:
             from study_plots import draw

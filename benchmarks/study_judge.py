@@ -26,7 +26,9 @@ from mofme_jax.data.photos import embedded_photographs
 from mofme_jax.evaluation import routing_measures
 from mofme_jax.evaluation.cases import Case, cut_to_middle, weather_cases
 from mofme_jax.evaluation.evaluator import PROTOCOL, judge_cases
-from mofme_jax.training.checkpoint import FOLDER, load, write_json
+from mofme_jax.files import write_json
+from mofme_jax.training.checkpoint import load
+from mofme_jax.training.folders import FOLDER
 from mofme_jax.training.options import DataOptions
 from mofme_jax.training.sources import validation_photographs
 from mofme_jax.training.workdir import options_of_run

@@ -44,8 +44,8 @@ class Runs:
     failed: dict[int, str]
 
 
-def read_runs(runs: Path, names: Sequence[str]) -> dict[str, Runs]:
-    """Reads what there is of each arm.
+def read_runs(runs: Path, names: Sequence[str], without: int = 0) -> dict[str, Runs]:
+    """Reads what there is of each arm, but for as many first seeds.
 
     Raises:
       ValueError: runs that were judged on different images cannot be compared.
@@ -55,6 +55,8 @@ def read_runs(runs: Path, names: Sequence[str]) -> dict[str, Runs]:
     for name in names:
         folders = {int(seed): path for path in runs.glob(f"{name}-*") if (seed := path.name[len(name) + 1 :]).isdigit()}
         for seed, folder in sorted(folders.items()):
+            if seed < without:
+                continue
             if (folder / "failed.txt").exists():
                 found[name].failed[seed] = (folder / "failed.txt").read_text().strip()
             if not (folder / JUDGED).exists():

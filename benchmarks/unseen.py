@@ -10,22 +10,40 @@ without-snow, without-raindrop), and asks of every score below whether it is lar
 Protocol. The photographs that benchmarks/study.py judges on, none of them trained on, their middle of 240 pixels: six
 draws of each of the four weathers, from fixed keys; clean photographs are left out. An image goes through the network
 in tiles of 80 pixels, close to the 64 that it was trained on, and a score is one number for all of them. What was
-larger the less the weather should be known was fixed before any run, and no score is turned round: below 0.5 it points
-the wrong way.
+larger the less the weather should be known was fixed before anything was judged, and no score is turned round: below
+0.5 it points the wrong way.
 
 Scores.
-  mutual information  the routers' uncertainty in nats, mean over tokens and layers
-  entropy             of the routers' probabilities in nats, mean over tokens and layers
-  expected error      what the network's own error head expects, mean over pixels
-  change              |restored - input|, mean over pixels
-  routing profile     distance of the routers' logits and gates, each its mean over tokens, of all layers
-  router input        distance of the mean and the standard deviation over tokens of what the routers read, all layers
-  pixels, no network  distance of the mean and the standard deviation of the three colours: what needs no network, and
-                      what a network should know better
-A distance is Mahalanobis', to the nearest of one Gaussian for each weather of the training (Lee et al. 2018). They are
-fitted on 60 random crops of the training photographs for each, with weather from other keys, and share a covariance,
-which is shrunk after Ledoit and Wolf 2004; every feature is divided by its standard deviation within a weather first.
-The weather left out has no part in it.
+  mutual information         the routers' uncertainty in nats, mean over tokens and layers
+  entropy                    of the routers' probabilities in nats, mean over tokens and layers
+  expected error             what the network's own error head expects, mean over pixels
+  change                     |restored - input|, mean over pixels
+  routing profile            distance of the routers' logits and gates, each its mean over tokens, of all layers
+  router input               distance of the mean and the standard deviation over tokens of what routers read, of all
+  pixels, no network         distance of the mean and the standard deviation of the three colours: what needs no
+                             network, and what a network should know better
+  error against change       surprise at two numbers: the correlation over pixels of the logarithms of the expected
+                             error and of the change, and the mean of the first less that of the second
+  error and sign             surprise at these two and a third: the logarithm of the energy of the detail that was made
+                             darker over that of the detail made brighter; detail as in mofme_jax.models.restorer
+  routing density            surprise at the routing profile
+  error, sign and routing    the sum of the last two
+  pixel density, no network  surprise at the mean and the standard deviation of the three colours
+A distance is Mahalanobis', to the nearest of one Gaussian for each weather of the training (Lee et al. 2018). They
+share a covariance, shrunk after Ledoit and Wolf 2004; every feature is divided by its standard deviation within a
+weather first. A surprise is the negative logarithm of a density (Parzen 1962): a Gaussian around each crop fitted on,
+as wide as the standard deviation of each feature over all of them. Both are fitted on 160 random crops of the training
+photographs for each weather of the training, with weather from other keys. The weather left out has no part in it. Nor
+have clean photographs: whether they surprise as well is not asked.
+
+Choice. The surprises, what they are of and their width were chosen among more than a thousand combinations by their
+AUROC on the training photographs: fitted on crops of one half of these, compared on crops of the other, with one seed
+of each arm. The photographs judged here had no part in it, and all that was judged on them is in the table; the four
+weathers had, each as the one left out, and a fifth may be noticed less.
+
+Control. The second table asks the same of the networks of the study that were trained on all four weathers, with the
+Gaussians and densities fitted on three. What they reach is owed to weathers that differ in how any such network treats
+them; only what is above it comes from a network's never having seen the fourth.
 
 AUROC. The chance that an image of the weather left out has a larger score than one of a weather trained on, ties
 halved: 0.5 is chance. Given are mean and standard deviation over seeds, and in brackets a 95 % interval of the mean
@@ -50,13 +68,30 @@ from sklearn.metrics import roc_auc_score
 from study_arms import WEATHERS
 from study_judge import machine
 from study_tables import print_table, spread
-from unseen_scores import CROPS, DISTANCES, MEANS, SIDE, TILE, Images, judge_run, judged_images, training_crops
+from unseen_scores import (
+    CROPS,
+    DENSITIES,
+    DISTANCES,
+    MEANS,
+    SIDE,
+    TILE,
+    Images,
+    judge_run,
+    judged_images,
+    training_crops,
+)
 
 from mofme_jax.compiled import keep_compiled
 from mofme_jax.training.workdir import options_of_run
 from mofme_jax.viz import ProgressBar
 
 SEED, RESAMPLES = 1, 2000
+
+CONTROL = "mofme-deterministic"
+"""The arm of the study that was trained on all weathers, and differs in nothing else."""
+
+Found = dict[str, list[dict[str, np.ndarray]]]
+"""By the weather left out, for each run the (n,) values of its scores."""
 
 
 def main() -> None:
@@ -69,7 +104,8 @@ def main() -> None:
     parser.add_argument("--markdown", action="store_true", help="tables for the documentation")
     options = parser.parse_args()
     try:
-        print_tables(judge_runs(find_runs(options.runs, options.seeds)), options.markdown)
+        found, controls = find_runs(options.runs, options.seeds), find_controls(options.runs, options.seeds)
+        print_tables(judge_runs(found, controls), options.markdown)
     except (OSError, ValueError) as error:
         sys.exit(f"unseen.py: {error}")
 
@@ -92,19 +128,28 @@ def find_runs(runs: Path, seeds: int) -> dict[str, list[Path]]:
     return found
 
 
-def judge_runs(found: Mapping[str, Sequence[Path]]) -> tuple[Images, dict[str, list[dict[str, np.ndarray]]]]:
-    """The judged images, and by the weather left out, for each run the (n,) values of its scores."""
+def find_controls(runs: Path, seeds: int) -> list[Path]:
+    """The finished runs that were trained on all weathers, of seeds below `seeds`; there may be none."""
+    folders = [runs / f"{CONTROL}-{seed}" for seed in range(seeds)]
+    finished = [run for run in folders if (run / "report.json").exists()]
+    return [run for run in finished if set(options_of_run(run).data.weathers) == set(WEATHERS)]
+
+
+def judge_runs(found: Mapping[str, Sequence[Path]], controls: Sequence[Path]) -> tuple[Images, Found, Found]:
+    """The judged images, the scores of the runs, and the scores of the controls as if they lacked each weather."""
     keep_compiled()
     data = options_of_run(next(iter(found.values()))[0]).data  # one for all runs of a study, but for the weathers
     judged, crops = judged_images(data), training_crops(data)
-    judge = partial(judge_run, judged=judged, crops=crops)
+    lefts = list(found)
+    fitted = len(WEATHERS) - (len(lefts) == 1)  # weathers that a control is measured on
     total = sum(map(len, found.values())) * (len(judged.pixels) + len(WEATHERS[1:]) * CROPS)
+    total += len(controls) * (len(judged.pixels) + fitted * CROPS)
     with ProgressBar(total, "images judged") as bar:
         done = iter(range(1, total + 1))
-        return judged, {
-            weather: [judge(run, progress=lambda: bar.update(next(done))) for run in some]
-            for weather, some in found.items()
-        }
+        judge = partial(judge_run, judged=judged, crops=crops, progress=lambda: bar.update(next(done)))
+        scores = {left: [judge(run, [left])[left] for run in some] for left, some in found.items()}
+        of_controls = [judge(run, lefts) for run in controls]
+    return judged, scores, {left: [of[left] for of in of_controls] for left in lefts} if controls else {}
 
 
 def wins(scores: np.ndarray, unseen: np.ndarray, photographs: np.ndarray) -> np.ndarray:
@@ -127,32 +172,37 @@ def interval(tables: Sequence[np.ndarray]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def print_tables(judged: tuple[Images, dict[str, list[dict[str, np.ndarray]]]], markdown: bool) -> None:
-    """Prints the AUROC of each score: against all weathers trained on, then against each."""
-    images, found = judged
-    names = [name for name in (*MEANS, *DISTANCES) if all(name in run for runs in found.values() for run in runs)]
+def print_tables(judged: tuple[Images, Found, Found], markdown: bool) -> None:
+    """Prints the AUROC of each score against all other weathers, of runs and of controls, then against each."""
+    images, found, controls = judged
+    scored = [run for runs in (*found.values(), *controls.values()) for run in runs]
+    names = [name for name in (*MEANS, *DISTANCES, *DENSITIES) if all(name in run for run in scored)]
 
-    def areas(name: str, left: str, seen: Sequence[str]) -> tuple[list[float], list[np.ndarray]]:
+    def areas(of: Found, name: str, left: str, seen: Sequence[str]) -> tuple[list[float], list[np.ndarray]]:
         among = np.isin(images.weathers, [left, *seen])
         unseen, photographs = images.weathers[among] == left, images.photographs[among]
-        values = [run[name][among] for run in found[left]]
+        values = [run[name][among] for run in of[left]]
         return [float(roc_auc_score(unseen, v)) for v in values], [wins(v, unseen, photographs) for v in values]
 
     def cell(values: Sequence[float], tables: Sequence[np.ndarray]) -> str:
         return "{} [{:.2f}, {:.2f}]".format(spread(values, 2), *interval(tables))
 
     others = {left: [weather for weather in WEATHERS if weather != left] for left in found}
-    rows = [["AUROC against all others", *(f"without {left} ({len(found[left])})" for left in found), "mean"]]
-    for name in names:
-        columns = [areas(name, left, others[left]) for left in found]
-        fewest = min(len(values) for values, _ in columns)  # the mean's spread is over seeds that every column has
-        mean = [float(np.mean([values[i] for values, _ in columns])) for i in range(fewest)]
-        rows.append([name, *(cell(*column) for column in columns),
-                     cell(mean, [table for _, tables in columns for table in tables[:fewest]])])  # fmt: skip
-    print_table(rows, markdown)
+    titles = {"AUROC against all others": found, "the same of networks trained on all": controls}
+    for title, of in titles.items():
+        if not of:
+            continue
+        rows = [[title, *(f"without {left} ({len(of[left])})" for left in of), "mean"]]
+        for name in names:
+            columns = [areas(of, name, left, others[left]) for left in of]
+            fewest = min(len(values) for values, _ in columns)  # the mean's spread is over seeds that every column has
+            mean = [float(np.mean([values[i] for values, _ in columns])) for i in range(fewest)]
+            rows.append([name, *(cell(*column) for column in columns),
+                         cell(mean, [table for _, tables in columns for table in tables[:fewest]])])  # fmt: skip
+        print_table(rows, markdown)
     for left in found:
         rows = [[f"{left}, never trained on, against", *others[left]]]
-        rows += [[name, *(cell(*areas(name, left, [seen])) for seen in others[left])] for name in names]
+        rows += [[name, *(cell(*areas(found, name, left, [seen])) for seen in others[left])] for name in names]
         print_table(rows, markdown)
     print(f"{len(np.unique(images.photographs))} photographs, {len(images.pixels)} images of {SIDE} pixels in tiles of "
           f"{TILE}; {CROPS} crops of each weather to fit on; the number of seeds is in parentheses")  # fmt: skip

@@ -3,18 +3,18 @@
 Axis glossary: `n` images, `H W` pixels, `F` features.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from scipy.special import logsumexp
 from sklearn.covariance import LedoitWolf
 from study_arms import WEATHERS
 from study_judge import unseen_photographs
+from unseen_features import measure
 
 from mofme_jax.data.fetch import cache_folder
 from mofme_jax.data.folders import ArraySource, PhotographFolder, Source
@@ -23,12 +23,11 @@ from mofme_jax.data.weather import degrade
 from mofme_jax.evaluation.cases import weather_cases
 from mofme_jax.training.checkpoint import load
 from mofme_jax.training.options import DataOptions
-from mofme_jax.training.workdir import options_of_run
 
 SIDE, TILE = 240, 80
 """Pixels on the side of an image, and of the tiles that it goes through the network in."""
 
-DRAWS, CROPS = 6, 60
+DRAWS, CROPS = 6, 160
 """Of each weather: for each photograph that is judged; of all training photographs, to fit the Gaussians on."""
 
 SEED = 1
@@ -36,6 +35,14 @@ SEED = 1
 
 MEANS = ("mutual information", "entropy", "expected error", "change")
 DISTANCES = ("routing profile", "router input", "pixels, no network")
+DENSITIES = {
+    "error against change": ("error against change",),
+    "error and sign": ("error and sign",),
+    "routing density": ("routing profile",),
+    "error, sign and routing": ("error and sign", "routing profile"),
+    "pixel density, no network": ("pixels, no network",),
+}
+"""Scores by name; of the last, the vectors whose surprises are added up."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,19 @@ class Gaussians:
         offsets = features[:, None] / self.scale - self.means
         squares = np.einsum("nwf,fg,nwg->nw", offsets, self.precision, offsets, optimize=True)
         return np.sqrt(np.maximum(squares.min(axis=1), 0.0))
+
+
+@dataclass(frozen=True)
+class Density:
+    """Of (points, F) features divided by the (F,) scale, under a Gaussian kernel of one on each of them."""
+
+    points: np.ndarray
+    scale: np.ndarray
+
+    def surprise(self, features: np.ndarray) -> np.ndarray:
+        """(n, F) -> (n,): the negative logarithm of the density, up to a constant."""
+        squares = ((features[:, None] / self.scale - self.points) ** 2).sum(axis=-1)
+        return -logsumexp(-squares / 2, axis=1)
 
 
 def judged_images(data: DataOptions) -> Images:
@@ -98,22 +118,47 @@ def _degraded(key: jax.Array, crop: jax.Array, weather: str) -> jax.Array:
     return degrade(key, crop, weather)[0]
 
 
-def judge_run(run: Path, judged: Images, crops: Images, progress: Callable[[], None]) -> dict[str, np.ndarray]:
-    """(n,) values of every score of a run; those that its network lacks are left out."""
+def judge_run(
+    run: Path, lefts: Sequence[str], judged: Images, crops: Images, progress: Callable[[], None]
+) -> dict[str, dict[str, np.ndarray]]:
+    """By each weather of `lefts`, the (n,) values of every score of a run when nothing is fitted on that weather.
+
+    Crops of a weather that nothing is fitted on are not measured; scores that the run's network lacks are left out.
+    """
     model, params = load(run)
 
     def measured(images: list[np.ndarray]) -> dict[str, np.ndarray]:
         rows = []
         for image in images:
-            rows.append(jax.device_get(_measure(model, params, tiles(image))))
+            rows.append(jax.device_get(measure(model, params, tiles(image))))
             progress()
         return {name: np.stack([row[name] for row in rows]).astype(np.float64) for name in rows[0]}
 
-    trained = [i for i, weather in enumerate(crops.weathers) if weather in options_of_run(run).data.weathers]
-    known, found = measured([crops.pixels[i] for i in trained]), measured(judged.pixels)
+    used = np.array([set(lefts) != {weather} for weather in crops.weathers])
+    weathers = crops.weathers[used]
+    fitted, found = measured([crops.pixels[i] for i in np.flatnonzero(used)]), measured(judged.pixels)
+    scores = {}
+    for left in lefts:
+        known = weathers != left
+        scores[left] = score({name: values[known] for name, values in fitted.items()}, weathers[known], found)
+    return scores
+
+
+def score(
+    known: Mapping[str, np.ndarray], weathers: np.ndarray, found: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """(n,) values of every score.
+
+    Args:
+      known: (m, F) by name, of the crops that are fitted on; weathers: (m,), theirs.
+      found: (n,) or (n, F) by name, of what is judged.
+    """
     scores = {name: found[name] for name in MEANS if name in found}
     for name in DISTANCES:
-        scores[name] = fit_gaussians(known[name], crops.weathers[trained]).distance(found[name])
+        scores[name] = fit_gaussians(known[name], weathers).distance(found[name])
+    for name, parts in DENSITIES.items():
+        if all(part in found for part in parts):
+            scores[name] = np.sum([fit_density(known[part]).surprise(found[part]) for part in parts], axis=0)
     return scores
 
 
@@ -130,32 +175,6 @@ def tiles(image: np.ndarray) -> np.ndarray:
     return whole.reshape(-1, TILE, TILE, 3).astype(np.float32) / 255.0
 
 
-@partial(jax.jit, static_argnums=0)
-def _measure(model, params: Any, images: jax.Array) -> dict[str, jax.Array]:
-    """The `MEANS`, scalars, and what the `DISTANCES` are of, vectors, over (n, H, W, 3) tiles of one image."""
-    (restored, aux, *error), state = model.apply(
-        {"params": params},
-        images,
-        method="with_error" if model.error_head else None,
-        capture_intermediates=lambda module, _: module.name == "feed_forward_norm",
-        mutable=["intermediates"],
-    )
-    read = jax.tree.leaves(state["intermediates"])
-
-    def over_tokens(arrays: Sequence[jax.Array], *statistics: Callable) -> jax.Array:
-        return jnp.concatenate([f(a.reshape(-1, a.shape[-1]), axis=0) for a in arrays for f in statistics])
-
-    return {
-        "mutual information": jnp.stack([layer.uncertainty for layer in aux]).mean(),
-        "entropy": jnp.stack([layer.entropy for layer in aux]).mean(),
-        **({"expected error": error[0].mean()} if error else {}),
-        "change": jnp.abs(restored - images).mean(),
-        "routing profile": over_tokens([a for layer in aux for a in (layer.logits, layer.gates)], jnp.mean),
-        "router input": over_tokens(read, jnp.mean, jnp.std),
-        "pixels, no network": over_tokens([images], jnp.mean, jnp.std),
-    }
-
-
 def fit_gaussians(features: np.ndarray, weathers: np.ndarray) -> Gaussians:
     """Gaussians of (n, F) features, one for each of the names in (n,), with one covariance."""
     names, group = np.unique(weathers, return_inverse=True)
@@ -164,3 +183,10 @@ def fit_gaussians(features: np.ndarray, weathers: np.ndarray) -> Gaussians:
     scale = within.std(axis=0)
     scale[scale == 0] = 1.0  # a gate that was never open
     return Gaussians(means / scale, LedoitWolf(assume_centered=True).fit(within / scale).precision_, scale)
+
+
+def fit_density(features: np.ndarray) -> Density:
+    """The density of (points, F) features, in their standard deviations over all points."""
+    scale = features.std(axis=0)
+    scale[scale == 0] = 1.0
+    return Density(features / scale, scale)

@@ -15,6 +15,8 @@ def get_config() -> ConfigDict:
     """Smaller crops, fewer steps, one device, a checkpoint at every sixth of the run."""
     config = photos.get_config()
     config.data.crop = 64
+    config.data.colour_share = 1.0  # these two as the first runs had them
+    config.data.sky_share = 0.5
     config.train.batch = 8
     config.train.steps = 3000
     config.train.host_devices = 1  # runs go side by side, one a core

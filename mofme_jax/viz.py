@@ -35,10 +35,9 @@ class Progress:
         self.restart_clock(step)
         if self.silent:
             return rate
-        left = duration((self.total - step) / rate) if taken else "?"
+        speed = f"{rate * self.batch:.1f} images/s  {duration((self.total - step) / rate)} left  " if taken else ""
         shown = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
-        print(f"step {step}/{self.total} ({step / self.total:4.0%})  {rate * self.batch:.1f} images/s  "
-              f"{left} left  {shown}", file=self.stream, flush=True)  # fmt: skip
+        print(f"step {step}/{self.total} ({step / self.total:4.0%})  {speed}{shown}", file=self.stream, flush=True)
         return rate
 
     def restart_clock(self, step: int) -> None:

@@ -56,6 +56,12 @@ SLOW = (
 """Files that take longest: they begin, so that at the end no worker is left alone with one."""
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_device() -> None:
+    """JAX begins with one device, whatever the config of a worker's first test asks for."""
+    jax.devices()
+
+
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: SLOW.index(item.path.name) if item.path.name in SLOW else len(SLOW))
 

@@ -274,6 +274,50 @@ def test_workers_end_with_the_run_however_it_ends(sent, start, small_flags, tmp_
         assert "Traceback" not in "\n".join(said)
 
 
+FULL_FROM_STEP = """
+import resource, threading
+from mofme_jax.training import loop
+put, batches = loop.sharding.put_batch, []
+def put_batch(batch, mesh):
+    batches.append(batch)
+    if len(batches) == {step}:
+        for thread in threading.enumerate():
+            if thread.name == "save_finalize":
+                thread.join()
+        # room for lines of logs, and for none of a checkpoint's arrays
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+    return put(batch, mesh)
+loop.sharding.put_batch = put_batch
+"""
+"""A disk that is full from the `step`-th step on."""
+
+
+def test_a_run_whose_disk_stays_full_ends_in_a_line_with_a_status_of_its_own(
+    start, small_flags, finished_run, saved_state, tmp_path
+):
+    run = tmp_path / "run"
+    assert start(*small_flags, f"--workdir={run}", but=FULL_FROM_STEP.format(step=5)).wait(300) == 74
+    assert said_beside_progress(tmp_path) == [
+        f"train.py: checkpoint {run}/checkpoints/6 cannot be written (File too large): make room there; the same "
+        "command goes on from step 3, which is saved"
+    ]
+    assert start(*small_flags, f"--workdir={run}").wait(300) == 0, (tmp_path / "err").read_text()
+    jax.tree.map(np.testing.assert_array_equal, saved_state(run, 6), saved_state(finished_run[0], 6))
+
+
+def test_a_run_whose_gradients_stay_bad_says_where_that_begins_and_examines_it(start, small_flags, tmp_path):
+    run = tmp_path / "run"
+    fields = {"learning_rate": 1e30, "floor": 1e29, "clip_norm": 0.0, "warmup": 0, "steps": 40, "max_bad_steps": 1}
+    flags = [f"--config.train.{name}={value}" for name, value in fields.items()]
+    assert start(*small_flags, *flags, f"--workdir={run}").wait(300) == 1
+    (checkpoint,) = (run / "checkpoints").iterdir()
+    first = int(checkpoint.name) + 1
+    (line,) = said_beside_progress(tmp_path)
+    assert line.startswith(f"train.py: the gradients of 1 steps in a row, {first} to {first}, were not finite")
+    assert f"report {run}/examined.json" in (tmp_path / "out").read_text().splitlines()
+    assert json.loads((run / "examined.json").read_text())["step"] == first
+
+
 def said_beside_progress(tmp_path):
     """The lines on stderr, without those of progress, which a slow machine shows."""
     lines = (tmp_path / "err").read_text().splitlines()

@@ -36,8 +36,8 @@ def test_the_line_of_progress(clock):
 
 def test_a_period_without_a_step_has_no_rate(clock):
     stream = io.StringIO()
-    assert np.isnan(Progress(10, 1, 8, stream).report(1, {}))
-    assert "? left" in stream.getvalue()
+    assert np.isnan(Progress(10, 1, 8, stream).report(1, {"loss": 0.5}))
+    assert stream.getvalue() == "step 1/10 ( 10%)  loss 0.5\n"
 
 
 def test_progress_goes_to_the_standard_output_of_the_moment(capsys):

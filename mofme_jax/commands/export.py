@@ -40,7 +40,8 @@ def _export(options: argparse.Namespace, _: list[str]) -> int:
 
     from mofme_jax.compiled import keep_compiled
     from mofme_jax.restoring.doubt import calibrations_of
-    from mofme_jax.training.checkpoint import checkpoint_step, load
+    from mofme_jax.training.checkpoint import load
+    from mofme_jax.training.folders import checkpoint_step
     from mofme_jax.training.workdir import options_of_run, run_folder
     from mofme_jax.weights.file import load_weights, save_weights
 

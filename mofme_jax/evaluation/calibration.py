@@ -23,6 +23,7 @@ from sklearn.isotonic import IsotonicRegression
 from mofme_jax.evaluation.cases import Case
 from mofme_jax.evaluation.sparsification import ause
 from mofme_jax.evaluation.tiling import Observation
+from mofme_jax.files import write_whole
 
 FILE = "uncertainty.json"
 """In the folder of a run: its calibrations, "routing" and, with passes, "passes"."""
@@ -218,11 +219,8 @@ def write_calibrations(folder: Path, found: dict[str, Calibration]) -> Path:
         kept = {name: old for name, old in read_calibrations(folder).items() if old.step in steps}
     except ValueError:  # damaged: written anew
         kept = {}
-    beside = file.with_name(file.name + ".part")
-    beside.write_text(
-        json.dumps({name: asdict(c) for name, c in {**kept, **found}.items()}, indent=2, allow_nan=False) + "\n"
-    )
-    beside.replace(file)
+    text = json.dumps({name: asdict(c) for name, c in {**kept, **found}.items()}, indent=2, allow_nan=False)
+    write_whole(file, text + "\n")
     return file
 
 

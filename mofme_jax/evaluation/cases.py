@@ -58,7 +58,8 @@ def weather_cases(
 
     Args:
       photographs: (H, W, 3) uint8 by name.
-      weathers: names for `degrade`; every photograph is also given clean, once.
+      weathers: names for `degrade`, each judged once however often it is named (in training that means more of it);
+        every photograph is also given clean, once.
       repeats: draws of each weather for each photograph.
       max_side: larger photographs are cut to their middle, pixels.
       cache: folder where the degraded images are kept, in a file named after all that they depend on: these
@@ -69,7 +70,7 @@ def weather_cases(
     plan = [
         (index, name, kind, repeat)
         for index, name in enumerate(targets)
-        for kind in (*weathers, "clean")
+        for kind in (*dict.fromkeys(weathers), "clean")
         for repeat in range(repeats if kind != "clean" else 1)
     ]
     wanted = sum(targets[name].nbytes for _, name, _, _ in plan)

@@ -18,6 +18,7 @@ from mofme_jax.evaluation.cases import Case, cut_to_middle, weather_cases
 from mofme_jax.evaluation.metrics import psnr
 from mofme_jax.evaluation.routing_measures import lead_share
 from mofme_jax.evaluation.tiling import TILE
+from mofme_jax.files import write_whole
 from mofme_jax.restoring.atlas_figures import View
 from mofme_jax.restoring.atlas_page import page
 
@@ -128,9 +129,7 @@ def write_atlas(
         if progress:
             progress(len(views), total)
     text = page(model, sum(leaf.size for leaf in jax.tree.leaves(params)), views, title, tile)
-    beside = path.with_name(path.name + ".part")
-    beside.write_bytes(text.encode("utf-8", "replace"))  # names of files may be no text
-    beside.replace(path)
+    write_whole(path, text.encode("utf-8", "replace"))  # names of files may be no text
 
 
 def check_experts(model) -> None:

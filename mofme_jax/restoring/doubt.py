@@ -77,7 +77,7 @@ def calibrations_of(weights: str | Path) -> dict[str, Calibration]:
 
         return read_facts(file).calibrations
 
-    from mofme_jax.training.checkpoint import checkpoint_step
+    from mofme_jax.training.folders import checkpoint_step
     from mofme_jax.training.workdir import run_folder
 
     step = checkpoint_step(weights)

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from mofme_jax.models import vgg
 from mofme_jax.models.dispatch import resolve
-from mofme_jax.training import losses, sharding
+from mofme_jax.training import losses, schedule, sharding
 from mofme_jax.training.options import Options
 from mofme_jax.training.state import TrainState, init_state, make_optimiser
 from mofme_jax.training.step import make_train_step
@@ -158,3 +158,21 @@ def abstract_arguments(
     state = build_init(options, model, optimiser, mesh).eval_shape(np.uint32(0))
     shape = (options.train.batch, options.data.crop, options.data.crop, 6 if paired else 3)
     return state, jax.ShapeDtypeStruct(shape, np.uint8, sharding=sharding.split_over_batch(mesh))
+
+
+def build_schedule(options: Options, images: int) -> tuple[int, optax.Schedule]:
+    """How many steps, and the learning rate of each.
+
+    Raises:
+      ValueError: a warmup as long as the run.
+    """
+    train = options.train
+    steps_per_epoch = max(1, images // train.batch)
+    total = train.steps or train.epochs * steps_per_epoch
+    epochs = train.epochs or -(-total // steps_per_epoch)
+    length, unit = (total, "steps") if train.schedule == "cosine" else (epochs, "epochs")
+    if train.warmup >= length:
+        raise ValueError(f"config.train.warmup={train.warmup} leaves none of the run's {length} {unit}: lower it")
+    if train.schedule == "cosine":
+        return total, schedule.warmup_cosine(train.learning_rate, total, train.warmup, train.floor)
+    return total, schedule.reference_steps(train.learning_rate, epochs, steps_per_epoch, train.warmup, train.floor)

@@ -8,7 +8,8 @@ from pathlib import Path
 from mofme_jax.evaluation.calibration import Calibration, Measured, calibrate, measure, write_calibrations
 from mofme_jax.evaluation.calibration_drawing import PICTURE, draw_calibrations
 from mofme_jax.evaluation.tiling import check_passes, observe
-from mofme_jax.training.checkpoint import checkpoint_step, load
+from mofme_jax.training.checkpoint import load
+from mofme_jax.training.folders import checkpoint_step
 from mofme_jax.training.sources import open_sources
 from mofme_jax.training.workdir import options_of_run, run_folder
 

@@ -16,11 +16,12 @@ import optax
 from flax.traverse_util import flatten_dict
 
 from mofme_jax.data.pipeline import mixed, training_stream
+from mofme_jax.files import write_json
 from mofme_jax.training import sharding
-from mofme_jax.training.build import build_init, build_optimiser, build_step, make_image_loss
-from mofme_jax.training.checkpoint import load_state, write_json
-from mofme_jax.training.loop import plan, use_host_devices
+from mofme_jax.training.build import build_init, build_optimiser, build_schedule, build_step, make_image_loss
+from mofme_jax.training.checkpoint import load_state
 from mofme_jax.training.options import build_model
+from mofme_jax.training.sharding import use_host_devices
 from mofme_jax.training.sources import batch_groups, open_sources
 from mofme_jax.training.workdir import options_of_run, run_folder
 
@@ -68,7 +69,7 @@ def examine(workdir: str | os.PathLike) -> dict[str, Any]:
     sources = open_sources(options)
     mesh = sharding.make_mesh(batch_groups(options, sources.paired), **asdict(options.mesh))
     model = build_model(asdict(options.model))
-    _, learning_rate = plan(options, sum(map(len, sources.training)))
+    _, learning_rate = build_schedule(options, sum(map(len, sources.training)))
     optimiser = build_optimiser(options, learning_rate)
     state, progress = load_state(folder, build_init(options, model, optimiser, mesh)(np.uint32(options.seed)))
 

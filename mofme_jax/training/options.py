@@ -124,6 +124,7 @@ class Options:
     log_every: int
     checkpoint_every: int
     keep_checkpoints: int
+    validate_every: int = 0
 
 
 def read_options(config: ConfigDict) -> Options:
@@ -143,7 +144,7 @@ def read_options(config: ConfigDict) -> Options:
 
 def with_later_fields(plain: dict[str, Any]) -> dict[str, Any]:
     """A config of plain values, perhaps from before some fields were added: with those, as it was made with them."""
-    filled = dict(plain)
+    filled = {f.name: _default(f) for f in fields(Options) if _default(f) is not MISSING} | plain
     for name, section in get_type_hints(Options).items():
         if is_dataclass(section) and isinstance(values := plain.get(name), dict):
             filled[name] = {f.name: _default(f) for f in fields(section) if _default(f) is not MISSING} | values
@@ -249,6 +250,7 @@ def _check(options: Options) -> None:
         ("log_every", options.log_every > 0, "above 0"),
         ("checkpoint_every", options.checkpoint_every > 0, "above 0"),
         ("keep_checkpoints", options.keep_checkpoints > 0, "above 0"),
+        ("validate_every", options.validate_every >= 0, "at least 0"),
         ("evaluation.repeats", evaluation.repeats > 0, "above 0"),
         ("evaluation.max_side", evaluation.max_side >= 16, "at least 16 pixels"),
         ("evaluation.tile", evaluation.tile >= 16, "at least 16 pixels"),

@@ -26,8 +26,8 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mofme_jax.models import vgg
-from mofme_jax.training import loop, sharding
-from mofme_jax.training.build import abstract_arguments, build_optimiser, build_step, make_image_loss
+from mofme_jax.training import sharding
+from mofme_jax.training.build import abstract_arguments, build_optimiser, build_schedule, build_step, make_image_loss
 from mofme_jax.training.chips import CHIPS, DEVICE_KINDS, EXAMPLES, Chip, description_options, parse_topology
 from mofme_jax.training.collectives import find_collectives
 from mofme_jax.training.options import Options, build_model, read_options
@@ -62,7 +62,7 @@ def plan_step(config: ConfigDict, topology: str | None = None, *, find_largest: 
     paired = bool(options.data.pairs)
     groups = batch_groups(options, paired)
     if topology is None:
-        loop.use_host_devices(options.train.host_devices)
+        sharding.use_host_devices(options.train.host_devices)
         mesh = sharding.make_mesh(groups, **asdict(options.mesh))
         device = mesh.devices.flat[0]
         chip, capacity = CHIPS.get(DEVICE_KINDS.get(device.device_kind, "")), device_memory(device)
@@ -129,7 +129,7 @@ def _compile(options: Options, mesh: Mesh, target: str, chip: Chip | None, capac
     paired, device = bool(options.data.pairs), mesh.devices.flat[0]
     model = build_model(asdict(options.model))
     # the number of images decides on which step the learning rate changes, and on nothing that is planned here
-    optimiser = build_optimiser(options, loop.plan(options, options.train.batch)[1])
+    optimiser = build_optimiser(options, build_schedule(options, options.train.batch)[1])
     # the weights' values do not matter here, so the extra that holds the real ones is not needed
     image_loss = make_image_loss(options, vgg.stand_in() if options.loss.perceptual else None)
     step = build_step(options, model, optimiser, image_loss, paired=paired, mesh=mesh)

@@ -1,9 +1,10 @@
 """One run on several processes: how they find each other, who speaks, who goes first."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 
@@ -47,6 +48,29 @@ def say(text: str) -> None:
     """Prints, once for all processes."""
     if is_first():
         print(text, flush=True)
+
+
+def first_says(answer: int) -> int:
+    """Process 0's answer (a step, or yes or no), in all processes; each waits for it."""
+    return answer if jax.process_count() == 1 else int(multihost_utils.broadcast_one_to_all(np.int32(answer)))
+
+
+def first_does(what: Callable[[], None]) -> None:
+    """Has process 0 do it, alone; the others wait for it.
+
+    Raises:
+      Exception: in process 0 what it raised there, in the others an OSError.
+    """
+    error: Exception | None = None
+    if is_first():
+        try:
+            what()
+        except Exception as raised:
+            error = raised
+    if jax.process_count() > 1 and not first_says(error is None) and error is None:
+        error = OSError("process 0, which says why, cannot")
+    if error is not None:
+        raise error
 
 
 @contextmanager

@@ -6,11 +6,13 @@ The mesh always has three axes, of size 1 unless asked for:
 - `expert`: stacked experts are split over it; along it, batches are the same.
 """
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from mofme_jax.models.dispatch import BATCH_AXES
@@ -146,3 +148,21 @@ def _divides(parts: int, length: int) -> bool:
 def put_batch(batch: np.ndarray, mesh: Mesh) -> jax.Array:
     """This process's rows of a batch -> the global array, split over the batch."""
     return jax.make_array_from_process_local_data(split_over_batch(mesh), batch)
+
+
+def on_one_device(params: Any, mesh: Mesh) -> Any:
+    """The parameters on this process's first device alone, where images are restored one after the other."""
+    gathered = jax.jit(lambda tree: tree, out_shardings=replicated(mesh))(params)
+    return jax.device_put(jax.device_get(gathered), jax.local_devices()[0])
+
+
+def use_host_devices(count: int) -> None:
+    """On a CPU, splits it into `count` XLA devices (at most the cores of this process), if JAX has not started yet."""
+    if "JAX_NUM_CPU_DEVICES" in os.environ or "host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+        return  # the user has said how many
+    # where it can be asked, the share of the machine that a container or taskset leaves us
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        jax.config.update("jax_num_cpu_devices", min(count, cores))
+    except RuntimeError:
+        logging.info("JAX is already running; keeping its %d device(s)", jax.device_count())

@@ -22,7 +22,7 @@ class Stopped(KeyboardInterrupt):
     """A signal has ended the run.
 
     Attributes:
-      step: the last that was taken, which is saved.
+      step: the one that is saved: the last that was taken or, where the last ones were bad, that before them.
     """
 
     def __init__(self, step: int):

@@ -1,22 +1,20 @@
-"""The folder of a run: who owns it, what is written into it."""
+"""The folder of a run: who owns it, and for how long."""
 
 import fcntl
 import json
-import math
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Self
 
 import jax
 from absl import logging
 from ml_collections import ConfigDict
-from tensorboardX import SummaryWriter
 
 from mofme_jax.data.diagnosis import printable
+from mofme_jax.files import write_json
 from mofme_jax.training import processes
-from mofme_jax.training.checkpoint import FOLDER, finite_or_null, write_json, write_whole
+from mofme_jax.training.folders import BEST, FOLDER
 from mofme_jax.training.options import Options, read_options, with_later_fields
 
 CONFIG_FILE = "config.json"
@@ -63,30 +61,55 @@ def prepare_workdir(workdir: str | os.PathLike, config: ConfigDict) -> Path:
 
 
 @contextmanager
-def only_run(workdir: Path) -> Iterator[None]:
+def only_run(workdir: Path) -> Iterator[Callable[[ConfigDict], None]]:
     """Keeps the folder for this run while it lasts; a kill frees it as well.
 
     Of several processes the first asks. File systems that know no locks, as some network ones, keep nothing.
+
+    Yields:
+      What is to be called, with the config, before anything is written later on. Where the folder was removed meanwhile
+      it makes it again, and keeps it. It raises OSError where that cannot be done or another run has it now, and
+      ValueError where that of another config had.
 
     Raises:
       OSError: another run has it.
     """
     if not processes.is_first():
-        yield
+        yield lambda config: None
         return
+    folder: int | None = _lock(workdir)
+
+    def hold(config: ConfigDict) -> None:
+        nonlocal folder
+        if folder is not None:
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(folder), workdir.stat()):
+                    return
+            os.close(folder)
+            folder = None
+        prepare_workdir(workdir, config)
+        folder = _lock(workdir)
+        claim_workdir(workdir, config)
+        processes.say(f"{workdir} was removed: it is made again, for what the run leaves from here on")
+
+    try:
+        yield hold
+    finally:
+        if folder is not None:
+            os.close(folder)
+
+
+def _lock(workdir: Path) -> int:
+    """Locks the folder until what is returned is closed; raises OSError where another run has it."""
     folder = os.open(workdir, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise OSError(
-                f"another run is training in {workdir}: wait for its end, or choose another --workdir"
-            ) from None
-        except OSError:
-            logging.warning("the folder %s cannot be locked: see that no other run trains there", workdir)
-        yield
-    finally:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
         os.close(folder)
+        raise OSError(f"another run is training in {workdir}: wait for its end, or choose another --workdir") from None
+    except OSError:
+        logging.warning("the folder %s cannot be locked: see that no other run trains there", workdir)
+    return folder
 
 
 def claim_workdir(workdir: Path, config: ConfigDict) -> None:
@@ -97,9 +120,11 @@ def claim_workdir(workdir: Path, config: ConfigDict) -> None:
 
 
 def run_folder(path: str | os.PathLike) -> Path:
-    """The absolute folder of a run, from that or one of its checkpoints, `<workdir>/checkpoints/<step>`."""
+    """The absolute folder of a run, from that, its folder `best`, or a checkpoint, `<workdir>/checkpoints/<step>`."""
     folder = Path(path).expanduser().resolve()
-    return folder.parent.parent if folder.parent.name == FOLDER and folder.name.isdigit() else folder
+    if folder.name == BEST and not (folder / CONFIG_FILE).exists():
+        return folder.parent
+    return folder.parent.parent if folder.parent.name in (FOLDER, BEST) and folder.name.isdigit() else folder
 
 
 def options_of_run(folder: Path) -> Options:
@@ -133,57 +158,3 @@ def _differences(old: dict, new: dict, where: str = "") -> list[str]:
         elif a != b:
             found.append(f"{where}{name} was {a!r}, is {b!r}")
     return found
-
-
-class MetricsLog:
-    """metrics.jsonl and TensorBoard events, one entry a log period.
-
-    A resumed run drops the lines of steps that it is about to take again, so that every step stands there once. A
-    figure that is not finite is null, and no point in TensorBoard. Of several processes only the first writes.
-
-    Args:
-      workdir: the run's folder. start: steps already taken.
-    """
-
-    def __init__(self, workdir: Path, start: int):
-        self._file = workdir / "metrics.jsonl"
-        self._events: SummaryWriter | None = None
-        if not processes.is_first():
-            return
-        if self._file.exists():
-            kept = [line for line in self._file.read_text().splitlines(keepends=True) if _step_of(line) <= start]
-            write_whole(self._file, "".join(kept))  # a kill here must not lose what an earlier run logged
-        # files are named by the second: without the suffix a run killed at once would be written over
-        self._events = SummaryWriter(
-            str(workdir / "tensorboard"), purge_step=start + 1, filename_suffix=f".from_{start + 1}"
-        )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    def write(self, step: int, figures: dict[str, float]) -> None:
-        """Appends one line and one set of scalars."""
-        if self._events is None:
-            return
-        with self._file.open("a") as file:
-            file.write(json.dumps({"step": step, **finite_or_null(figures)}, allow_nan=False) + "\n")
-        for name, value in figures.items():
-            if math.isfinite(value):
-                self._events.add_scalar(f"train/{name}", value, step)
-        self._events.flush()
-
-    def close(self) -> None:
-        """Closes the event file."""
-        if self._events is not None:
-            self._events.close()
-
-
-def _step_of(line: str) -> float:
-    """The line's step; infinite for one that a kill cut short, so that it is dropped."""
-    try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):
-        return float("inf")

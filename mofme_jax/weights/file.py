@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from mofme_jax.evaluation.calibration import Calibration, calibration_from
+from mofme_jax.files import write_whole
 from mofme_jax.models.restorer import Restorer
 from mofme_jax.models.variants import build
 
@@ -80,10 +81,7 @@ def save_weights(
             raise ValueError(f"{name} has values that {dtype} cannot hold: they are not finite, or too large")
     plain = {name: asdict(calibration) for name, calibration in calibrations.items()}
     facts = {"format": FORMAT, "steps": steps, "model": dict(section), "calibrations": plain}
-    path = Path(path)
-    beside = path.with_name(path.name + ".part")
-    beside.write_bytes(save(arrays, {_ENTRY: json.dumps(facts, allow_nan=False)}))
-    beside.replace(path)
+    write_whole(Path(path), save(arrays, {_ENTRY: json.dumps(facts, allow_nan=False)}))
 
 
 def load_weights(path: str | Path) -> tuple[Restorer, dict[str, Any]]:

@@ -190,6 +190,7 @@ def test_runs_judged_on_different_images_are_not_compared(study, tmp_path):
         (folder / "study.json").write_text(json.dumps({"images": [image]}))
     with pytest.raises(ValueError, match=r"moe-0 and .*moe-1 were judged on different images"):
         tables.read_runs(tmp_path, ["moe"])
+    assert list(tables.read_runs(tmp_path, ["moe"], without=1)["moe"].judged) == [1]
 
 
 def test_none_is_judged_on_that_is_trained_on(study, tmp_path):

@@ -29,13 +29,27 @@ def scores(unseen):
     return importlib.import_module("unseen_scores")
 
 
+@pytest.fixture
+def features(unseen):
+    return importlib.import_module("unseen_features")
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """A folder with a made-up run without snow, and one that did not end."""
+    """A folder with a made-up run without snow, one of all weathers, and one that did not end."""
     folder = tmp_path_factory.mktemp("study")
-    run = folder / "without-snow-0"
+    for name, weathers in (
+        ("without-snow-0", ("haze", "rain", "raindrop")),
+        ("mofme-deterministic-0", ("haze", "rain", "snow", "raindrop")),
+    ):
+        make_run(folder / name, small_config(**{"data.weathers": weathers, "train.batch": len(weathers)}))
+    (folder / "without-haze-0").mkdir()
+    return folder
+
+
+def make_run(run, config):
+    """A run whose parameters are drawn."""
     run.mkdir()
-    config = small_config(**{"data.weathers": ("haze", "rain", "raindrop"), "train.batch": 3})
     claim_workdir(run, config)
     like = jax.eval_shape(build_model(config.model).init, jax.random.key(0), np.zeros((1, 16, 16, 3), np.float32))
     rng = np.random.default_rng(0)  # what training begins with would leave every image as it is
@@ -44,8 +58,6 @@ def runs(tmp_path_factory):
     checkpoints.save(TrainState(np.int32(6), params, params, {"none": np.zeros(1)}, np.zeros(2, np.uint32)), {})
     checkpoints.close()
     (run / "report.json").write_text("{}")
-    (folder / "without-haze-0").mkdir()
-    return folder
 
 
 def test_a_run_is_judged(unseen, scores, runs, monkeypatch, capsys):
@@ -59,32 +71,40 @@ def test_a_run_is_judged(unseen, scores, runs, monkeypatch, capsys):
     unseen.main()
     said = capsys.readouterr().out.splitlines()
     assert said[0] == "| AUROC against all others | without snow (1) | mean |"
-    assert [line.split(" | ")[0] for line in said[2:9]] == [f"| {name}" for name in (*scores.MEANS, *scores.DISTANCES)]
+    names = [*scores.MEANS, *scores.DISTANCES, *scores.DENSITIES]
+    assert [line.split(" | ")[0] for line in said[2:14]] == [f"| {name}" for name in names]
+    control = said.index("| the same of networks trained on all | without snow (1) | mean |")
+    assert [line.split(" | ")[0] for line in said[control + 2 : control + 14]] == [f"| {name}" for name in names]
+    assert said[control + 2 : control + 14] == said[2:14]  # made of the same parameters, and fitted without snow
     assert "| snow, never trained on, against | haze | rain | raindrop |" in said
     assert any(line.startswith("2 photographs, 8 images of 64 pixels in tiles of 32; 4 crops") for line in said)
     assert asked == ["haze", "rain", "snow", "raindrop"]  # traced once each
 
 
-def test_the_weather_left_out_has_no_part_in_the_fit(unseen, scores, runs, monkeypatch):
+def test_the_weather_left_out_has_no_part_in_the_fit(scores, features, runs, monkeypatch):
     rng = np.random.default_rng(0)
     monkeypatch.setattr(scores, "TILE", 16)
-    fitted = []
-    fit = scores.fit_gaussians
-    monkeypatch.setattr(
-        scores, "fit_gaussians", lambda f, weathers: fitted.append(set(weathers.tolist())) or fit(f, weathers)
-    )
     names = np.array(["haze", "rain", "snow", "raindrop"] * 3)
     images = [rng.integers(0, 256, (16, 32, 3), dtype=np.uint8) for _ in names]
     both = scores.Images(images, names, names)
-    found = scores.judge_run(runs / "without-snow-0", both, both, lambda: None)
-    assert fitted == [{"haze", "rain", "raindrop"}] * 3
-    assert list(found) == [*scores.MEANS, *scores.DISTANCES]
+    measured = []
+    found = scores.judge_run(runs / "without-snow-0", ["snow"], both, both, lambda: measured.append(1))["snow"]
+    assert len(measured) == 9 + 12
+    assert list(found) == [*scores.MEANS, *scores.DISTANCES, *scores.DENSITIES]
     assert {values.shape for values in found.values()} == {(12,)}
+    np.testing.assert_allclose(found["error, sign and routing"], found["error and sign"] + found["routing density"])
+    # other snow to fit on changes nothing, whether it is measured or not; other rain does
+    for name, same in (("snow", True), ("rain", False)):
+        other = [255 - image if weather == name else image for image, weather in zip(images, names, strict=True)]
+        crops = scores.Images(other, names, names)
+        again = scores.judge_run(runs / "without-snow-0", ["rain", "snow"], both, crops, lambda: None)["snow"]
+        for score in (*scores.DISTANCES, *scores.DENSITIES):
+            assert np.allclose(again[score], found[score], rtol=1e-3) == same, score
     # every number is of its own image, whatever the others are
     few = scores.Images(images[5:6], names[5:6], names[5:6])
-    alone = scores.judge_run(runs / "without-snow-0", few, both, lambda: None)
+    alone = scores.judge_run(runs / "without-snow-0", ["snow"], few, both, lambda: None)["snow"]
     for name, values in found.items():
-        np.testing.assert_allclose(alone[name], values[5:6], rtol=1e-4)
+        np.testing.assert_allclose(alone[name], values[5:6], rtol=1e-3)
     # computed here
     model, params = load(runs / "without-snow-0")
     restore = jax.jit(lambda images: model.apply({"params": params}, images, method="with_error"))
@@ -93,23 +113,75 @@ def test_the_weather_left_out_has_no_part_in_the_fit(unseen, scores, runs, monke
         restored, (routing,), error = restore(halves)
         wanted = [routing.uncertainty.mean(), routing.entropy.mean(), error.mean(), abs(restored - halves).mean()]
         np.testing.assert_allclose([found[name][i] for name in scores.MEANS], wanted, rtol=1e-4)
-        measured = scores._measure(model, params, halves)
+        measured = features.measure(model, params, halves)
         gates = np.concatenate([np.asarray(a).reshape(-1, 4).mean(0) for a in (routing.logits, routing.gates)])
         np.testing.assert_allclose(measured["routing profile"], gates, rtol=1e-4)
         assert measured["router input"].shape == (2 * model.width,)
+        logs = [np.log(np.asarray(a) + 1e-3).ravel() for a in (error, abs(restored - halves).mean(-1))]
+        wanted = [np.corrcoef(logs)[0, 1], logs[0].mean() - logs[1].mean()]
+        np.testing.assert_allclose(measured["error against change"], wanted, rtol=1e-3)
     pixels = np.stack([np.concatenate([i.reshape(-1, 3).mean(0), i.reshape(-1, 3).std(0)]) / 255 for i in images])
     seen = names != "snow"
-    np.testing.assert_allclose(found["pixels, no network"], fit(pixels[seen], names[seen]).distance(pixels), rtol=1e-3)
+    fitted = scores.fit_gaussians(pixels[seen], names[seen])
+    np.testing.assert_allclose(found["pixels, no network"], fitted.distance(pixels), rtol=1e-3)
+
+
+def test_the_sign_is_of_the_detail_alone(features, runs, monkeypatch):
+    model, params = load(runs / "without-snow-0")
+    seen = []
+    balance = features.balance
+    monkeypatch.setattr(features, "balance", lambda detail: seen.append(detail) or balance(detail))
+    images = np.random.default_rng(0).uniform(0.4, 0.6, (2, 16, 16, 3)).astype(np.float32)
+
+    def look(params):
+        seen.clear()
+        with jax.disable_jit():
+            measured = features.measure(model, params, images)
+        return measured, model.apply({"params": params}, images)[0], seen[0]
+
+    measured, restored, detail = look(params)
+    assert measured["error and sign"].shape == (3,)
+    np.testing.assert_array_equal(measured["error and sign"][:2], measured["error against change"])
+    np.testing.assert_allclose(measured["error and sign"][2], balance(detail), rtol=1e-5)
+    # without that layer, this is what is missing
+    none, smooth, nothing = look({**params, "detail": jax.tree.map(np.zeros_like, params["detail"])})
+    assert not nothing.any()
+    assert none["error and sign"][2] == 0.0
+    inside = np.all((restored > 0) & (restored < 1) & (smooth > 0) & (smooth < 1), axis=-1)
+    assert inside.mean() > 0.3
+    np.testing.assert_allclose(detail[inside], (restored - smooth).mean(axis=-1)[inside], atol=1e-5)
+
+
+def test_features_by_hand(features):
+    np.testing.assert_allclose(features.balance(np.array([[[0.2, -0.4]]], np.float32)), np.log(4), rtol=1e-3)
+    assert features.balance(np.zeros((1, 2, 2), np.float32)) == 0.0
+
+    change = np.array([[[0.1, 0.2, 0.4]]], np.float32)
+    np.testing.assert_allclose(features.agreement(0.5 * change, change), [1.0, -np.log(2)], atol=0.01)
+    np.testing.assert_allclose(features.agreement(0.01 / change, change)[0], -1.0, atol=0.01)
+    assert abs(features.agreement(change, np.zeros_like(change))[0]) < 1e-6
+
+
+def test_the_density_is_low_where_nothing_was(scores):
+    points = np.array([[0.0, 7.0], [4.0, 7.0], [4.0, 7.0], [0.0, 7.0]])  # standard deviations 2 and 0
+    density = scores.fit_density(points)
+    found = density.surprise(np.array([[0.0, 7.0], [2.0, 7.0], [10.0, 7.0]]))
+    kernels = [2 * (1 + np.exp(-2)), 4 * np.exp(-0.5), 2 * (np.exp(-4.5) + np.exp(-12.5))]
+    np.testing.assert_allclose(found, -np.log(kernels))
 
 
 def test_what_cannot_be_judged_is_named(unseen, runs, tmp_path, monkeypatch):
     assert unseen.find_runs(runs, 3) == {"snow": [runs / "without-snow-0"]}
+    assert unseen.find_controls(runs, 3) == [runs / "mofme-deterministic-0"]
+    assert unseen.find_controls(tmp_path, 3) == []
     with pytest.raises(FileNotFoundError, match=r"no finished run in .*: python benchmarks/study.py --only unseen"):
         unseen.find_runs(tmp_path, 3)
-    folder = tmp_path / "without-rain-0"
-    folder.mkdir()
-    (folder / "config.json").write_text((runs / "without-snow-0" / "config.json").read_text())
-    (folder / "report.json").write_text("{}")
+    for name in ("without-rain-0", "mofme-deterministic-0"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "config.json").write_text((runs / "without-snow-0" / "config.json").read_text())
+        (folder / "report.json").write_text("{}")
+    assert unseen.find_controls(tmp_path, 3) == []  # it was not trained on snow
     with pytest.raises(ValueError, match="without-rain-0 was trained on haze, rain, raindrop"):
         unseen.find_runs(tmp_path, 3)
 
@@ -160,11 +232,14 @@ def test_the_tables_by_hand(unseen, capsys):
     images = unseen.Images([None] * 12, weathers, np.repeat(list("abc"), 4))
     # entropy puts haze above rain, snow and raindrop, and snow below haze alone; change knows nothing
     run = {"entropy": np.tile([3.0, 1.0, 2.0, 0.0], 3), "change": np.ones(12)}
-    unseen.print_tables((images, {"haze": [run, run], "snow": [run, {**run, "entropy": -run["entropy"]}, run]}), True)
+    found = {"haze": [run, run], "snow": [run, {**run, "entropy": -run["entropy"]}, run]}
+    unseen.print_tables((images, found, {"haze": [{**run, "entropy": -run["entropy"]}]}), True)
     said = capsys.readouterr().out.splitlines()
     assert said[0] == "| AUROC against all others | without haze (2) | without snow (3) | mean |"
     # snow: 2/3, 1/3, 2/3; the mean is over the first two seeds of both
     assert said[2].startswith("| entropy | 1.00 ± 0.00 [1.00, 1.00] | 0.56 ± 0.19 [0.56, 0.56] | 0.75 ± 0.12 ")
     assert said[3].startswith("| change | 0.50 ± 0.00 [0.50, 0.50] | 0.50 ± 0.00 [0.50, 0.50] | 0.50 ± 0.00 ")
+    control = said.index("| the same of networks trained on all | without haze (1) | mean |")
+    assert said[control + 2].startswith("| entropy | 0.00 ")
     assert "| snow, never trained on, against | haze | rain | raindrop |" in said
     assert "| entropy | 0.33 ± 0.58 [0.33, 0.33] | 0.67 ± 0.58 [0.67, 0.67] | 0.67 ± 0.58 [0.67, 0.67] |" in said

@@ -219,6 +219,11 @@ def test_build_finds_photographs(tmp_path, photos):
     assert said[1].endswith("is built")
 
 
+def test_build_asks_nobody_for_a_set_made_elsewhere(tmp_path, photos, monkeypatch):
+    monkeypatch.setattr("tensorflow_datasets.core.utils.gcs_utils.is_dataset_on_gcs", lambda name: pytest.fail(name))
+    build(photos, tmp_path / "sets", report=lambda line: None)
+
+
 def test_a_manual_folder_of_many_sets(tmp_path, photos):
     (tmp_path / "manual").mkdir()
     photos.rename(tmp_path / "manual/photographs")

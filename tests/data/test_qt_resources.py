@@ -146,7 +146,7 @@ def test_too_many_and_too_deep(tmp_path):
 def test_the_root_is_a_folder(tmp_path):
     path = _tree(tmp_path / "c.rcc", (0, 0))
     path.write_bytes(path.read_bytes().replace(b"\0\2", b"\0\0", 1))
-    with pytest.raises(ValueError, match="root"):
+    with pytest.raises(ValueError, match="its root is no folder"):
         QtResources(path)
 
 

@@ -52,6 +52,10 @@ def test_the_cases_are_the_same_at_every_call(cases, photographs):
     assert_same(cases, again(photographs))
 
 
+def test_a_weather_named_twice_is_judged_once(cases, photographs):
+    assert_same(cases, again(photographs, weathers=("haze", "haze")))
+
+
 def test_another_weather_beside_it_changes_no_case(cases, photographs):
     both = [c for c in again(photographs, weathers=("clean", "haze")) if c.group == "haze"]
     assert_same([c for c in cases if c.group == "haze"], both)

@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from mofme_jax.models import checkpoint_file
 from mofme_jax.models.checkpoint_file import LEGACY_MAGIC, CheckpointError, load_checkpoint
 
 
@@ -196,6 +197,13 @@ def test_unknown_globals_keep_and_call_nothing(path):
         load_checkpoint(write(path, dropped, {"0": bytes(4)}))
 
 
+def test_what_is_installed_is_not_called(path):
+    call = Call(Global("numpy", "savetxt"), str(path.parent / "executed"), (1.0,))
+    content = {"state_dict": {"x": tensor("0", 1, (1,), (1,))}, "model": call}
+    assert list(load_checkpoint(write(path, content, {"0": bytes(4)}))) == ["x"]
+    assert list(path.parent.iterdir()) == [path]
+
+
 @pytest.mark.parametrize(
     "target",
     [
@@ -250,8 +258,24 @@ def test_missing_record(path):
 
 def test_compressed_records_are_refused(path):
     """A decompression bomb needs compression."""
-    with pytest.raises(CheckpointError, match="compressed"):
+    with pytest.raises(CheckpointError, match=r"record archive/data\.pkl is compressed"):
         load_checkpoint(write(path, {}, {"0": bytes(10**6)}, compression=zipfile.ZIP_DEFLATED))
+
+
+def test_records_claim_no_more_than_the_file_has(path):
+    with zipfile.ZipFile(write(path, {"x": tensor("0", 1, (1,), (1,))}, {"0": bytes(4)}), "a") as archive:
+        info = archive.getinfo("archive/data/0")
+        info.file_size = info.compress_size = 2**40
+        archive.writestr("archive/version", "3")  # and with it a new table of contents
+    with pytest.raises(CheckpointError, match="claim more bytes than the file has"):
+        load_checkpoint(path)
+
+
+def test_a_description_without_end_is_refused(path, monkeypatch):
+    write(path, {"x": tensor("0", 1, (1,), (1,))}, {"0": bytes(4)})
+    monkeypatch.setattr(checkpoint_file, "MAX_PICKLE_BYTES", 100)
+    with pytest.raises(CheckpointError, match="description is larger than 100 bytes"):
+        load_checkpoint(path)
 
 
 @pytest.mark.parametrize(
@@ -317,6 +341,7 @@ def test_a_pipe_does_not_keep_its_reader_waiting(tmp_path):
 
 
 TWICE = b")" + b"2\x86" * 60  # a tuple of twice itself, sixty times over: 2^60 parts
+PADDING = b"B" + struct.pack("<I", 10**6) + bytes(10**6) + b"0"  # bytes that are taken from the stack again
 ONE_HASH = b"".join(b"\x8a\x0a" + (i * (2**61 - 1)).to_bytes(10, "little") + b"N" for i in range(2000))
 
 
@@ -330,6 +355,7 @@ ONE_HASH = b"".join(b"\x8a\x0a" + (i * (2**61 - 1)).to_bytes(10, "little") + b"N
         (b"]q\x01" + b"h\x01ah\x01h\x01a" * 40 + b"\x85", "too often"),  # a list in itself
         (b"ctorch\nSize\n" + TWICE + b"\x85R", "too often"),
         (b"}" + b")" + b"\x85" * 100_000 + b"K\x01s", "too often"),  # whose hash would end the process
+        pytest.param(PADDING + b"})" + b"\x85" * 5000 + b"K\x01s", "too often", id="deep in much else"),
         (b"}(" + ONE_HASH + b"u", "more than 1000 numbers"),
     ],
 )

@@ -259,6 +259,17 @@ def test_a_call_that_is_none_is_refused(body):
     assert through("/gradio_api/queue/join", body=body) == 403
 
 
+def test_the_gate_opens_no_websocket():
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    gate = Gate(lambda *_: pytest.fail("it was opened"), "/tmp/own", None)
+    asyncio.run(gate({"type": "websocket", "path": "/", "headers": []}, None, send))
+    assert sent == [{"type": "websocket.close"}]
+
+
 def test_another_sites_name_for_this_machine_is_refused():
     assert through("/", host="evil.example:7860") == 403
     assert through("/", host="127.0.0.1.evil.example") == 403

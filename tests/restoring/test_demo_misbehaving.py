@@ -126,10 +126,10 @@ def form(content: bytes, name: str = "a.png") -> bytes:
     return head.encode() + content + b"\r\n--x--\r\n"
 
 
-def picture(seed: int = 0) -> bytes:
-    """A PNG file of 40 x 30 pixels."""
+def picture(seed: int = 0, sides: tuple[int, int] = (40, 30)) -> bytes:
+    """A PNG file of so many pixels."""
     file = BytesIO()
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (30, 40, 3), np.uint8)).save(file, "PNG")
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*sides[::-1], 3), np.uint8)).save(file, "PNG")
     return file.getvalue()
 
 
@@ -356,12 +356,15 @@ def test_a_burst_of_calls_is_turned_away(visitor):
 
 
 def test_restorations_over_the_queues_length_are_turned_away(visitor, server):
+    _, said = visitor.upload(picture(sides=(700, 700)))  # which takes longer than to ask for the next
+    assert visitor.give(json.loads(said)[0])["success"]
     data = [None, [], 0, *SLIDERS.values()]
-    statuses = []
-    for number in range(60):
-        visitor.session = f"queue{number}"
-        statuses.append(visitor.call(RESTORE, data))
-    assert set(statuses) <= {200, 503}
+    statuses = [visitor.call(RESTORE, data) for _ in range(60)]
+    assert set(statuses) == {200, 503}
+    last = Visitor(server["port"], server["answers"])
+    while last.call(RESTORE, data) == 503:
+        time.sleep(0.5)
+    last.outcome()  # those before have come to their end
 
 
 def test_many_sessions_take_no_memory(visitor):
@@ -515,6 +518,13 @@ def bomb(width: int, height: int, data: bytes = b"") -> bytes:
 @pytest.mark.parametrize("sides", [(30_000, 30_000), (1_000_000_000, 1), (700, 700), (0, 0), (2**31 - 1, 2**31 - 1)])
 def test_a_bomb_is_not_unpacked(visitor, sides):
     status, said = visitor.upload(bomb(*sides))
+    assert status == 200
+    visitor.give(json.loads(said)[0])
+    assert not visitor.restore()["success"]
+
+
+def test_a_photograph_of_too_many_pixels_is_not_taken(visitor):
+    status, said = visitor.upload(picture(sides=(800, 700)))
     assert status == 200
     visitor.give(json.loads(said)[0])
     assert not visitor.restore()["success"]

@@ -1,16 +1,21 @@
 """Trains on one mesh after the other, in a process of its own, which may be one of several: see test_meshes.py."""
 
 import json
+import os
 import shutil
 import signal
 import sys
 import time
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
+from random import Random
 
 import jax
+import orbax.checkpoint as ocp
 
 from mofme_jax.training import loop, processes, sharding
+from mofme_jax.training.folders import FOLDER
 from mofme_jax.training.stopping import Stopped
 from tests.conftest import small_config
 
@@ -19,14 +24,18 @@ CHANGES = {"train.batch": 8, "train.steps": 20, "log_every": 1, "checkpoint_ever
 
 
 def train_one_by_one(runs: list) -> None:
-    """runs: (workdir, mesh, the workdir to start from at step 10, or None); a line of JSON is printed for each.
+    """runs: (workdir, mesh, the workdir to start from, or None); a line of JSON is printed for each.
 
-    The last process interrupts a run whose workdir ends in "stopped"; it is gone on with.
+    What is started from has a checkpoint at step 10, and one at 20 that is cut short here.
+
+    The last process interrupts a run whose workdir ends in "stopped"; it is gone on with. One whose workdir ends in
+    "judged" is saved at every step, slowly, and found better each time.
     """
     for workdir, mesh, begun in runs:
         if begun and processes.is_first():
             shutil.copytree(begun, workdir)
-            shutil.rmtree(Path(workdir) / "checkpoints" / "20")
+            for file in (Path(workdir) / "checkpoints" / "20" / "state").rglob("d/*"):
+                os.truncate(file, file.stat().st_size // 2)
         if begun and jax.process_count() > 1:
             with processes.first_one_first(workdir):
                 pass
@@ -37,7 +46,12 @@ def train_one_by_one(runs: list) -> None:
                     loop.train_and_evaluate(config, workdir)
                 except Stopped as stopped:
                     print(json.dumps({"stopped": stopped.step}), flush=True)
-        report = loop.train_and_evaluate(config, workdir)
+        if workdir.endswith("judged"):
+            config.checkpoint_every = config.validate_every = 1
+            with saved_slowly_and_judged_at_once():
+                report = loop.train_and_evaluate(config, workdir)
+        else:
+            report = loop.train_and_evaluate(config, workdir)
         print(json.dumps({"workdir": workdir, "scores": report["scores"]}), flush=True)
 
 
@@ -58,6 +72,26 @@ def interrupted():
         yield
     finally:
         sharding.put_batch = put_batch
+
+
+@contextmanager
+def saved_slowly_and_judged_at_once():
+    """Each save takes a while, which is not the same in all processes; that of the best would begin meanwhile."""
+    write, random = ocp.JsonCheckpointHandler._save_fn, Random(jax.process_index())
+    judge, mean_gain, gains = loop.judge, loop.mean_gain, count(1.0)
+
+    async def slowly(self, x, directory):
+        if directory.parents[1].name == FOLDER:
+            time.sleep(random.uniform(0.0, 0.5))
+        await write(self, x, directory)
+
+    ocp.JsonCheckpointHandler._save_fn = slowly
+    loop.judge, loop.mean_gain = lambda *args: (None,), lambda scores: next(gains)
+    try:
+        yield
+    finally:
+        ocp.JsonCheckpointHandler._save_fn = write
+        loop.judge, loop.mean_gain = judge, mean_gain
 
 
 def main(port: str, process_id: str, process_count: str, runs: str) -> None:

@@ -1,25 +1,33 @@
 """Checkpoints: whole or absent, and `load`."""
 
+import errno
+import gc
 import json
+import logging
 import math
 import os
 import re
 import shutil
 import sys
+import warnings
 from types import SimpleNamespace
 
+import absl.logging
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 
 import mofme_jax
 from mofme_jax.evaluation.evaluator import evaluate
 from mofme_jax.evaluation.tiling import restore_with_uncertainty
-from mofme_jax.training import checkpoint, train_and_evaluate
-from mofme_jax.training.checkpoint import Checkpoints, load, write_json, write_whole
+from mofme_jax.files import write_json, write_whole
+from mofme_jax.training import folders, reading, retention, train_and_evaluate
+from mofme_jax.training.checkpoint import Checkpoints, load
 from mofme_jax.training.options import build_model, read_options
+from mofme_jax.training.quiet import drop_late_ends, late_reads_dropped
 from mofme_jax.training.sources import open_sources
 from mofme_jax.training.state import init_state, make_optimiser
 from mofme_jax.training.workdir import options_of_run
@@ -64,6 +72,18 @@ def test_load_takes_the_averaged_parameters_of_the_newest_checkpoint_or_of_a_giv
     for path, step in [(workdir, 6), (str(workdir), 6), (workdir / "checkpoints" / "3", 3)]:
         _, params = load(path)
         jax.tree.map(np.testing.assert_array_equal, params, saved_state(workdir, step)["ema"])
+
+
+def test_a_network_that_went_wrong_is_not_loaded(make_config, tmp_path):
+    optimiser = make_optimiser(optax.constant_schedule(0.1), weight_decay=0.0, b2=0.9, clip_norm=None)
+    state = init_state(build_model(make_config().model), optimiser, jax.random.key(0), size=16)
+    first, *others = jax.tree.leaves(state.ema)
+    wrong = jax.tree.unflatten(jax.tree.structure(state.ema), [first.at[0].set(jnp.nan), *others])
+    checkpoints = Checkpoints(tmp_path, keep=1, config=make_config().to_dict())
+    checkpoints.save(state.replace(ema=wrong), {})
+    checkpoints.close()
+    with pytest.raises(ValueError, match="has values that are not finite: its training went wrong"):
+        load(tmp_path)
 
 
 def test_load_takes_no_save_that_was_cut_short(finished_run, tmp_path):
@@ -124,16 +144,128 @@ def test_reads_that_end_after_a_failed_restore_are_not_shown_and_all_else_is(mon
     seen = []
     monkeypatch.setattr(sys, "unraisablehook", seen.append)
     late, other = (SimpleNamespace(exc_value=RuntimeError(text)) for text in ("Event loop is closed", "something else"))
-    with pytest.raises(ValueError, match="damage"), checkpoint._late_reads_dropped():
+    with pytest.raises(ValueError, match="damage"), late_reads_dropped():
         raise ValueError("damage")
     sys.unraisablehook(late)
     sys.unraisablehook(other)
     assert seen == [other]
     monkeypatch.setattr(sys, "unraisablehook", seen.append)
-    with checkpoint._late_reads_dropped():
+    with late_reads_dropped():
         pass
     sys.unraisablehook(late)
     assert seen == [other, late]
+
+
+def test_what_others_log_is_shown_again_after_a_restore_and_an_array_that_was_never_written_is_not(monkeypatch):
+    loggers = (absl.logging.get_absl_logger(), logging.getLogger("asyncio"))
+    for logger in loggers:
+        monkeypatch.setattr(logger, "filters", [])
+    with late_reads_dropped():
+        assert all(logger.filters for logger in loggers)
+    assert not any(logger.filters for logger in loggers)
+
+    async def async_serialize():
+        pass
+
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        drop_late_ends()
+        async_serialize()
+        gc.collect()
+    assert not shown
+
+
+@pytest.mark.parametrize("name", ["EIO", "ESTALE", "ETIMEDOUT", "EACCES", "EPERM", "EMFILE", "ENFILE", "ENOMEM"])
+def test_a_checkpoint_that_does_not_let_itself_be_read_is_left_where_it_is(name, tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path, keep=2, config={})
+    for step in (1, 2):
+        checkpoints.save(a_state(seed=1, step=step), {})
+    checkpoints.close()
+    again, number = Checkpoints(tmp_path, keep=2, config={}), getattr(errno, name)
+    said = re.escape(os.strerror(number))
+    for error in (
+        OSError(number, os.strerror(number)),
+        ValueError(f"UNKNOWN: error reading a file [os_error_code='{number}'] [source locations='somewhere']"),
+    ):
+        with monkeypatch.context() as patch:
+
+            def fail(*args, error=error, **kwargs):
+                raise error
+
+            patch.setattr(ocp.CheckpointManager, "restore", fail)
+            with pytest.raises(OSError, match=rf"checkpoints/2 cannot be read \({said}\), and may be whole: "):
+                again.restore(a_state(seed=2, step=0))
+    assert int(again.restore(a_state(seed=2, step=0))[0].step) == 2
+
+
+@pytest.mark.parametrize("left", [[], ["_CHECKPOINT_METADATA", "commit_success.txt"]])
+def test_a_checkpoint_of_which_nothing_is_left_is_set_aside(left, tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=2, config={})
+    for step in (1, 2):
+        checkpoints.save(a_state(seed=1, step=step), {})
+    checkpoints.close()
+    folder = tmp_path / "checkpoints" / "2"
+    shutil.rmtree(folder)
+    folder.mkdir()
+    for name in left:
+        (folder / name).touch()
+    again = Checkpoints(tmp_path, keep=2, config={})
+    state, _ = again.restore(a_state(seed=2, step=0))
+    assert int(state.step) == 1
+    assert [path.name for path in (tmp_path / "damaged").iterdir()] == ["2"]
+    again.save(state.replace(step=jnp.int32(2)), {})
+    again.close()
+    assert folders.is_checkpoint(folder)
+
+
+def test_a_folder_that_cannot_be_listed_is_not_taken_for_an_empty_one(tmp_path, monkeypatch):
+    def fail(path):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(os, "listdir", fail)
+    with pytest.raises(OSError, match="Too many open files"):
+        folders.has_checkpoint(tmp_path)
+
+
+def test_what_cannot_be_read_is_not_called_damaged(finished_run, monkeypatch):
+    def fail(*args):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("mofme_jax.training.checkpoint.read_network", fail)
+    with pytest.raises(OSError, match=r"checkpoints/6 cannot be read \(Input/output error\), and may be whole"):
+        load(finished_run[0])
+
+
+def test_someone_elses_folder_named_as_a_step_is_none_and_stays(tmp_path):
+    theirs = tmp_path / "checkpoints" / "99"
+    theirs.mkdir(parents=True)
+    (theirs / "notes.txt").write_text("notes")
+    assert not folders.has_checkpoint(tmp_path)
+    checkpoints = Checkpoints(tmp_path, keep=1, config={})
+    assert checkpoints.latest_step() is None
+    for step in (1, 2):
+        checkpoints.save(a_state(seed=1, step=step), {})
+    checkpoints.close()
+    again = Checkpoints(tmp_path, keep=1, config={})
+    assert int(again.restore(a_state(seed=2, step=0))[0].step) == again.latest_step() == 2
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["2", "99"]
+    assert (theirs / "notes.txt").read_text() == "notes"
+
+
+def test_a_state_is_read_into_the_hosts_memory_alone_and_its_bits_are_counted_there(tmp_path):
+    saved = a_state(seed=1, step=3)
+    checkpoints = Checkpoints(tmp_path, keep=1, config={})
+    checkpoints.save(saved, {})
+    checkpoints.close()
+    host = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), saved)
+    with retention.open_alone(tmp_path / "checkpoints") as manager:
+        state, _ = reading.read_state(manager, 3, host)
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(state))
+    jax.tree.map(np.testing.assert_array_equal, state, saved)
+    types = (jnp.float32, jnp.bfloat16, jnp.int32, jnp.uint8, bool)
+    leaves = [jax.random.normal(jax.random.key(n), (50, 7)).astype(dtype) for n, dtype in enumerate(types)]
+    leaves.append(jnp.int32(-5))
+    assert reading.sums_of_bits(leaves) == reading.sums_of_bits([np.asarray(leaf) for leaf in leaves])
 
 
 def test_where_no_checkpoint_is_whole_nothing_is_moved(finished_run, make_config, tmp_path):
@@ -194,7 +326,7 @@ def test_a_damaged_checkpoint_is_named_in_a_line(finished_run, tmp_path, which):
 
 
 def test_few_bytes_that_unpack_to_many_are_refused(finished_run, monkeypatch):
-    monkeypatch.setattr(checkpoint, "_MOST_UNPACKED", 0)
+    monkeypatch.setattr(reading, "_MOST_UNPACKED", 0)
     with pytest.raises(ValueError, match=r"parameters in files of \d+ bytes"):
         load(finished_run[0])
 
@@ -204,7 +336,7 @@ def test_a_folder_that_is_named_otherwise_than_a_step_is_none(finished_run, tmp_
     run = tmp_path / "run"
     shutil.copytree(finished_run[0], run)
     shutil.copytree(run / "checkpoints" / "3", run / "checkpoints" / name)
-    assert checkpoint.checkpoint_step(run) == 6
+    assert folders.checkpoint_step(run) == 6
     load(run)
 
 

@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 from mofme_jax.training import build, loop, sharding, train_and_evaluate
+from mofme_jax.training.logs import MetricsLog
 from mofme_jax.training.options import read_options
-from mofme_jax.training.workdir import MetricsLog
+from mofme_jax.training.period import summarise
 
 
 def assert_same_bits(a, b):
@@ -104,9 +105,29 @@ def test_an_interrupted_run_has_saved_the_step_and_ends_as_an_undisturbed_one(
     assert (tmp_path / "checkpoints" / str(stop)).is_dir()
     assert not (tmp_path / "report.json").exists()
     interrupt(None)
-    train_and_evaluate(make_config(), tmp_path)
+    for _ in range(2):  # a finished run only reports again
+        train_and_evaluate(make_config(), tmp_path)
     assert logged(tmp_path) == logged(finished_run[0])
     assert_same_bits(saved_state(tmp_path, 6), saved_state(finished_run[0], 6))
+
+
+def test_a_run_that_was_stopped_and_then_killed_has_each_line_once(
+    interrupt, make_config, finished_run, logged, tmp_path, monkeypatch
+):
+    interrupt(2)
+    with pytest.raises(KeyboardInterrupt):
+        train_and_evaluate(make_config(), tmp_path)
+    interrupt(None)
+    with monkeypatch.context() as patch:
+
+        def killed(*args):
+            raise ZeroDivisionError
+
+        patch.setattr(loop, "save", killed)  # of step 3: the line of step 2 is written by then
+        with pytest.raises(ZeroDivisionError):
+            train_and_evaluate(make_config(), tmp_path)
+    train_and_evaluate(make_config(), tmp_path)
+    assert logged(tmp_path) == logged(finished_run[0])
 
 
 def test_a_signal_while_the_last_step_is_written_ends_the_run_behind_that(
@@ -158,23 +179,28 @@ def test_parameters_moved_and_the_average_trails_them(finished_run, saved_state)
 
 @pytest.fixture
 def bad_steps(monkeypatch):
-    """Every step of a run is bad."""
+    """bad_steps(*steps): these steps of a run are bad; the figures of the others are their number."""
 
-    def make_bad_step(*args, **kwargs):
-        def step(state, photographs):
-            names = ("loss", "psnr_rgb", "psnr_rgb_input", "grad_norm")
-            taken = state.step + 1
-            counts = state.opt_state._replace(notfinite_count=taken)
-            metrics = {"bad_steps": taken} | dict.fromkeys(names, jnp.nan * taken)
-            return state.replace(step=taken, opt_state=counts), metrics
+    def bad_steps(*steps):
+        def make_step(*args, **kwargs):
+            def step(state, photographs):
+                taken = state.step + 1
+                bad = jnp.isin(taken, jnp.array(steps))
+                count = jnp.where(bad, state.opt_state.notfinite_count + 1, 0)
+                figure = jnp.where(bad, jnp.nan, taken)
+                metrics = dict.fromkeys(("loss", "psnr_rgb", "psnr_rgb_input", "grad_norm"), figure)
+                counts = state.opt_state._replace(notfinite_count=count)
+                return state.replace(step=taken, opt_state=counts), metrics | {"bad_steps": count}
 
-        return step
+            return step
 
-    monkeypatch.setattr(build, "make_train_step", make_bad_step)
+        monkeypatch.setattr(build, "make_train_step", make_step)
+
+    return bad_steps
 
 
-@pytest.mark.usefixtures("bad_steps")
-def test_steps_that_stay_bad_stop_the_run_as_it_was_before_them(make_config, saved_state, tmp_path):
+def test_steps_that_stay_bad_stop_the_run_as_it_was_before_them(bad_steps, make_config, saved_state, tmp_path):
+    bad_steps(1, 2, 3, 4)
     with pytest.raises(FloatingPointError, match=r"4 steps in a row, 1 to 4, .*config.train.learning_rate"):
         train_and_evaluate(make_config(**{"train.max_bad_steps": 3, "log_every": 2, "checkpoint_every": 4}), tmp_path)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["0"]
@@ -184,16 +210,32 @@ def test_steps_that_stay_bad_stop_the_run_as_it_was_before_them(make_config, sav
     assert line["loss"] is None  # JSON knows no NaN
 
 
-@pytest.mark.usefixtures("bad_steps")
-def test_a_stop_saves_no_step_that_the_watch_has_not_seen(make_config, interrupt, tmp_path):
-    config = make_config(**{"train.max_bad_steps": 3, "log_every": 6, "checkpoint_every": 6})
-    interrupt(2)
-    with pytest.raises(KeyboardInterrupt):
-        train_and_evaluate(config, tmp_path / "run")
-    interrupt(2)
-    with pytest.raises(FloatingPointError, match="4 steps in a row, 1 to 4,"):
-        train_and_evaluate(config, tmp_path / "run")
-    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["2"]
+def test_a_run_that_is_stopped_where_it_gives_up_gives_up(bad_steps, make_config, interrupt, tmp_path):
+    bad_steps(2, 3, 4)
+    config = make_config(**{"train.max_bad_steps": 2, "log_every": 6, "checkpoint_every": 6})
+    interrupt(3)
+    with pytest.raises(FloatingPointError, match="2 steps in a row, 2 to 3,"):
+        train_and_evaluate(config, tmp_path)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["1"]
+
+
+def test_a_stop_between_bad_steps_saves_what_was_before_them(bad_steps, make_config, interrupt, logged, tmp_path):
+    bad_steps(4, 5)
+    config = make_config(log_every=4, checkpoint_every=100)  # the first line is of good steps and a bad one
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    train_and_evaluate(config, whole)
+    interrupt(5)
+    with pytest.raises(KeyboardInterrupt, match="stopped at step 3, which is saved"):
+        train_and_evaluate(config, stopped)
+    assert [path.name for path in (stopped / "checkpoints").iterdir()] == ["3"]
+    progress = json.loads((stopped / "checkpoints" / "3" / "data" / "metadata").read_text())
+    assert progress["stream"] == {"batches": 3}
+    interrupt(None)
+    train_and_evaluate(config, stopped)
+    assert logged(stopped) == logged(whole)
+    assert [(line["step"], line["loss"], line["bad_steps"]) for line in logged(whole)] == [
+        (4, 2.0, 1), (6, 6.0, 1),
+    ]  # fmt: skip
 
 
 def test_summarise_means_the_good_steps_and_counts_the_bad_ones():
@@ -201,8 +243,8 @@ def test_summarise_means_the_good_steps_and_counts_the_bad_ones():
         return {"loss": np.float32(loss), "bad_steps": np.int32(bad)}
 
     window = [step(1.0, 0), step(np.nan, 1), step(np.nan, 2), step(2.0, 0)]
-    assert loop.summarise(window) == {"loss": 1.5, "bad_steps": 2}
-    assert np.isnan(loop.summarise([step(np.nan, 1)])["loss"])
+    assert summarise(window) == {"loss": 1.5, "bad_steps": 2}
+    assert np.isnan(summarise([step(np.nan, 1)])["loss"])
 
 
 @pytest.mark.parametrize(
@@ -297,11 +339,11 @@ def test_a_damaged_or_unequal_pair_is_named_at_once(make_config, tmp_path, monke
 
 
 def test_the_plan_counts_steps_or_epochs(make_config):
-    total, rate = loop.plan(read_options(make_config()), images=5)
+    total, rate = build.build_schedule(read_options(make_config()), images=5)
     assert total == 6
     assert rate(2) == pytest.approx(1e-3)  # the peak, behind two steps of warmup
     config = make_config(**{"train.steps": 0, "train.epochs": 4, "train.schedule": "reference", "train.warmup": 1})
-    total, rate = loop.plan(read_options(config), images=5)
+    total, rate = build.build_schedule(read_options(config), images=5)
     assert total == 4 * 2  # batches of two from five images
     assert [float(rate(step)) for step in (0, 1, 2)] == pytest.approx([1e-3] * 3)
     assert rate(7) < rate(5) < 1e-3

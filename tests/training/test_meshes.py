@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 
+from mofme_jax.training.checkpoint import load
 from tests.training.run_on_meshes import train_one_by_one
 
 ROOT = Path(__file__).parents[2]
@@ -70,7 +71,9 @@ def runs(train, tmp_path_factory):
     train_one_by_one([run("1x1", "one")])
     train(1, 8, [run("1x8", "both")])
     # the second goes on from step 10 of a run on other processes and another mesh
-    outputs = train(2, 4, [run("2x4", "all"), run("2x4", "resumed", "1x8_both"), run("2x4", "stopped")])
+    outputs = train(
+        2, 4, [run("2x4", "all"), run("2x4", "resumed", "1x8_both"), run("2x4", "judged"), run("2x4", "stopped")]
+    )
     train_one_by_one([run("1x1", "resumed", "2x4_all")])
     return folder, outputs
 
@@ -92,6 +95,22 @@ def test_every_mesh_trains_alike(name, runs, logged, saved_state):
     for part in ("params", "ema"):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(b, a, atol=5e-5), one[part], other[part])
     np.testing.assert_array_equal(one["key"], other["key"])
+
+
+@pytest.mark.parametrize("name", ["2x4_resumed", "1x1_resumed"])
+def test_a_damaged_checkpoint_is_set_aside_on_any_mesh(name, runs):
+    folder, _ = runs
+    assert [path.name for path in (folder / name / "damaged").iterdir()] == ["20"]
+
+
+def test_of_two_processes_a_best_checkpoint_is_kept_while_another_is_being_written(runs, logged, saved_state):
+    folder, _ = runs
+    run = folder / "2x4_judged"
+    assert [line["validation_gain"] for line in logged(run)[:-1]] == list(range(1, 20))
+    (best,) = (run / "best").iterdir()
+    assert best.name == "19"  # the report, whose judge is a real one, says less of the last
+    jax.tree.map(np.testing.assert_array_equal, load(best)[1], load(run / "checkpoints" / "19")[1])
+    jax.tree.map(np.testing.assert_array_equal, saved_state(run, 20), saved_state(folder / "2x4_all", 20))
 
 
 def test_of_two_processes_the_first_writes_and_speaks_and_both_know_the_scores(runs):

@@ -11,9 +11,8 @@ import jax
 import pytest
 
 from mofme_jax.cli import main
-from mofme_jax.training import loop
 from mofme_jax.training import plan as planning
-from mofme_jax.training.build import abstract_arguments, build_optimiser, build_step, make_image_loss
+from mofme_jax.training.build import abstract_arguments, build_optimiser, build_schedule, build_step, make_image_loss
 from mofme_jax.training.chips import CHIPS, parse_topology
 from mofme_jax.training.collectives import Collective
 from mofme_jax.training.options import build_model, read_options
@@ -34,7 +33,7 @@ def planned() -> planning.Plan:
 def test_figures_are_those_of_xla(planned):
     options = read_options(small_config(**PAIRS))
     model = build_model(small_config().model)
-    optimiser, mesh = build_optimiser(options, loop.plan(options, images=2)[1]), make_mesh(1)
+    optimiser, mesh = build_optimiser(options, build_schedule(options, images=2)[1]), make_mesh(1)
     step = build_step(options, model, optimiser, make_image_loss(options), paired=True, mesh=mesh)
     state, images = abstract_arguments(options, model, optimiser, paired=True, mesh=mesh)
     compiled = step.lower(state, images).compile()

@@ -54,6 +54,27 @@ def test_what_jax_says_is_one_line_with_the_remedy(error, raised, message, monke
 
 
 @pytest.mark.parametrize("index", [0, 1])
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_the_first_cannot_do_all_know(index, fails, monkeypatch):
+    monkeypatch.setattr(jax, "process_index", lambda: index)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(processes, "first_says", lambda answer: not fails)
+    done = []
+
+    def what():
+        done.append(index)
+        if fails:
+            raise OSError("the disk is full")
+
+    if fails:
+        with pytest.raises(OSError, match="the disk is full" if index == 0 else "process 0, which says why, cannot"):
+            processes.first_does(what)
+    else:
+        processes.first_does(what)
+    assert done == [0] * (index == 0)
+
+
+@pytest.mark.parametrize("index", [0, 1])
 def test_the_first_goes_first_even_if_it_fails(index, monkeypatch, capsys):
     events = []
     monkeypatch.setattr(jax, "process_index", lambda: index)

@@ -8,7 +8,8 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from mofme_jax.training import train_and_evaluate
-from mofme_jax.training.workdir import MetricsLog, claim_workdir, only_run, prepare_workdir
+from mofme_jax.training.logs import MetricsLog
+from mofme_jax.training.workdir import claim_workdir, only_run, prepare_workdir
 
 
 def test_a_folder_is_made_and_belongs_to_the_config_that_claims_it(make_config, tmp_path, monkeypatch):
@@ -42,6 +43,7 @@ def test_a_field_that_only_one_config_has_is_a_difference(make_config, tmp_path)
 def test_a_run_from_before_a_field_was_added_goes_on(make_config, tmp_path):
     theirs = json.loads(make_config().to_json_best_effort())
     del theirs["model"]["router_temperature"], theirs["model"]["error_head"], theirs["train"]["weights"]
+    del theirs["validate_every"]
     (tmp_path / "config.json").write_text(json.dumps(theirs))
     prepare_workdir(tmp_path, make_config(**{"model.error_head": False}))
     with pytest.raises(ValueError, match=r"\(model.error_head was False, is True\)"):
@@ -104,13 +106,12 @@ def scalars(workdir):
 
 
 def test_the_log_has_each_step_once_though_the_run_was_killed(tmp_path):
-    with MetricsLog(tmp_path, 0) as log:
-        for step in (2, 4, 6):
-            log.write(step, {"loss": 0.1 * step, "rate": float("nan")})
+    log = MetricsLog(tmp_path, 0)
+    for step in (2, 4, 6):
+        log.write(step, {"loss": 0.1 * step, "rate": float("nan")})
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 8, "lo')
-    with MetricsLog(tmp_path, 4) as log:
-        log.write(6, {"loss": 7.0, "rate": 1.0})
+    MetricsLog(tmp_path, 4).write(6, {"loss": 7.0, "rate": 1.0})
     text = (tmp_path / "metrics.jsonl").read_text()
     lines = [json.loads(line, parse_constant=pytest.fail) for line in text.splitlines()]
     assert lines == [
@@ -126,8 +127,7 @@ def test_the_log_has_each_step_once_though_the_run_was_killed(tmp_path):
 
 
 def test_a_kill_while_lines_are_dropped_loses_none(tmp_path, monkeypatch):
-    with MetricsLog(tmp_path, 0) as log:
-        log.write(2, {"loss": 1.0})
+    MetricsLog(tmp_path, 0).write(2, {"loss": 1.0})
     before = (tmp_path / "metrics.jsonl").read_bytes()
 
     def killed(self, target):
