@@ -1,5 +1,6 @@
 """Trains MoFME: `python train.py --config configs/default.py --workdir runs/default [--config.field=value]`."""
 
+import os
 import signal
 import sys
 
@@ -31,7 +32,8 @@ def parse(argv: list[str]) -> list[str]:
 def main(argv: list[str]) -> None:
     """Runs the training; a config, folder or file that will not do ends in one line on stderr, status 1.
 
-    A run that a signal stopped ends in one line as well, status 75; one whose files cannot be written, status 74.
+    A run that a signal stopped ends in one line as well, status 75, and so does one that lost another of its processes;
+    one whose files cannot be written, status 74.
     """
     if len(argv) > 1:
         sys.exit(f"train.py: unexpected argument {argv[1]!r}; fields are set as --config.field=value")
@@ -43,7 +45,7 @@ def main(argv: list[str]) -> None:
     from mofme_jax.compiled import keep_compiled
     from mofme_jax.files import NOT_SAVED, NotSaved
     from mofme_jax.training import train_and_evaluate
-    from mofme_jax.training.processes import join
+    from mofme_jax.training.processes import AnotherEnded, join
     from mofme_jax.training.stopping import STOPPED, Stopped
 
     values = flags.FLAGS
@@ -56,6 +58,9 @@ def main(argv: list[str]) -> None:
     except NotSaved as error:
         print(f"train.py: {error}", file=sys.stderr)
         sys.exit(NOT_SAVED)
+    except AnotherEnded as error:
+        print(f"train.py: {error}", file=sys.stderr, flush=True)
+        os._exit(STOPPED)  # else JAX waits a minute for the other one, and ends in a long trace
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"train.py: {error}")
     except FloatingPointError as error:

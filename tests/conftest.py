@@ -41,6 +41,7 @@ OPTIMISED = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
 
 SLOW = (
     "test_meshes.py",
+    "test_killed_processes.py",
     "test_train_command.py",
     "test_study.py",
     "test_dispatch.py",

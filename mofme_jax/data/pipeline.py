@@ -190,7 +190,9 @@ def training_stream(
         raise ValueError(f"batch={batch} cannot be shared by {process_count} processes: make it a multiple")
     crops = mixed(sources, weights, seed).seed(seed).random_map(RandomCrop(crop, min_scale))
     # each host takes every n-th run of B / n examples and never reads those of another
-    return TrainingStream(crops.batch(batch // process_count)[process_index::process_count], workers)
+    # endless as they are there is no remainder, but for the rounding of so large a number
+    batches = crops.batch(batch // process_count, drop_remainder=True)
+    return TrainingStream(batches[process_index::process_count], workers)
 
 
 def mixed(sources: Sequence[Sequence], weights: Sequence[float], seed: int) -> grain.MapDataset:

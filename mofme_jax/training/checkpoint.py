@@ -109,8 +109,9 @@ class Checkpoints:
     def _failure(self, error: Exception, last: bool = False) -> None:
         """Tells of a save that failed. Raises NotSaved where the run has to end."""
         place, self._saving = self._workdir / FOLDER / str(self._saving), None
-        with suppress(Exception):  # the same error again
-            self._manager.close()
+        if jax.process_count() == 1:  # else the run ends, and one of those for whom closing waits may be gone
+            with suppress(Exception):  # the same error again
+                self._manager.close()
         self._failed += 1
         newest = max(steps_in(self._workdir / FOLDER), default=None)
         then = "begins anew" if newest is None else f"goes on from step {newest}, which is saved"

@@ -64,11 +64,12 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict:
         the newest checkpoint, and `examine` tells of the first of them.
       Stopped: a KeyboardInterrupt, by a signal; the last step is saved.
       NotSaved: an OSError: checkpoints cannot be written, too often in a row or the last, or the report cannot.
+      AnotherEnded: an OSError: of several processes another one has ended.
     """
     options = read_options(config)
     sharding.use_host_devices(options.train.host_devices)
     workdir = prepare_workdir(workdir, config)
-    with only_run(workdir) as hold:
+    with processes.together(), only_run(workdir) as hold:
         return _train_and_evaluate(config, options, workdir, partial(hold, config))
 
 

@@ -1,11 +1,16 @@
 """One run on several processes: how they find each other, who speaks, who goes first."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+
+
+class AnotherEnded(ConnectionError):
+    """Another process of the run has ended, without which nothing goes on; what is saved stays."""
 
 
 def join(coordinator: str | None = None, process_id: int | None = None, process_count: int | None = None) -> None:
@@ -87,3 +92,31 @@ def first_one_first(name: str) -> Iterator[None]:
     finally:  # if process 0 fails, the others must not wait for ever
         if is_first() and jax.process_count() > 1:
             multihost_utils.sync_global_devices(name)
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """For what processes do together.
+
+    Raises:
+      AnotherEnded: in place of what collectives, or a save that takes all, raise where another process has ended.
+    """
+    try:
+        yield
+    except Exception as error:
+        if jax.process_count() == 1 or (told := _told_of_another(error)) is None:
+            raise
+        raise AnotherEnded(
+            f"another process of this run has ended ({told}), and said why, unless it was killed: start all of them "
+            "again; the same command goes on from the newest checkpoint"
+        ) from error
+
+
+def _told_of_another(error: BaseException | None) -> str | None:
+    """What an error, or the first that led to it, says of a connection to another process, in a line."""
+    told = None
+    while error is not None:
+        found = re.search(r"^.*\b(Gloo|NCCL|heartbeat|coordination service)\b.*", str(error), re.MULTILINE)
+        told = re.sub(r"\[external/\S*\] ", "", found[0])[:200] if found else told
+        error = error.__cause__ or error.__context__
+    return told

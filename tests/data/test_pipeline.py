@@ -187,6 +187,13 @@ def test_processes_read_no_image_of_another():
     assert len(read) <= 16 + 2 * (16 + 4)
 
 
+def test_processes_may_take_one_image_each():
+    both = take(stream(sources=TWO_SOURCES, batch=2), 5)
+    for index in range(2):
+        part = take(stream(sources=TWO_SOURCES, batch=2, process_index=index, process_count=2), 5)
+        np.testing.assert_array_equal(part, both[:, index : index + 1])
+
+
 def test_sources_are_mixed_by_their_weights():
     few, many = [photograph(0, CROP, CROP)], [photograph(i, CROP, CROP) for i in range(1, 10)]
     for weights, share in [((), 0.1), ((1, 1), 0.5), ((3.0, 1.0), 0.75)]:

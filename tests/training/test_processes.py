@@ -91,3 +91,24 @@ def test_the_first_goes_first_even_if_it_fails(index, monkeypatch, capsys):
     assert events == (["work", "meet"] if index == 0 else ["meet", "work"])
     processes.say("hello")
     assert capsys.readouterr().out == ("hello\n" if index == 0 else "")
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("gone", [True, False])
+def test_what_comes_of_the_end_of_another_process_says_so(count, gone, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: count)
+    first = "UNKNOWN: Gloo AllGather failed: [external/gloo/pair.cc:5] Closed by peer" if gone else "the disk is full"
+
+    def fail():
+        try:
+            raise ValueError(f"INTERNAL: a step\n{first}\nmore")
+        finally:
+            raise OSError("a checkpoint cannot be written")
+
+    with pytest.raises(OSError, match=" ") as found, processes.together():
+        fail()
+    if gone and count == 2:
+        assert isinstance(found.value, processes.AnotherEnded)
+        assert "ended (UNKNOWN: Gloo AllGather failed: Closed by peer), and" in str(found.value)
+    else:
+        assert str(found.value) == "a checkpoint cannot be written"
