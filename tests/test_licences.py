@@ -104,7 +104,15 @@ def test_an_extra_that_is_none_is_said_in_a_line(five, capsys):
 
 @pytest.mark.parametrize(
     ("licence", "marked"),
-    [("AGPL-3.0-only", 1), ("LGPLv2+", 1), ("MIT OR GPL-2.0", 1), ("GNU General Public License", 1), ("MPL-2.0", 0)],
+    [
+        ("AGPL-3.0-only", 1),
+        ("LGPLv2+", 1),
+        ("MIT OR GPL-2.0", 1),
+        ("GNU General Public License", 1),
+        ("MPL-2.0 AND MIT", 1),
+        ("Mozilla Public License 2.0 (MPL 2.0)", 1),
+        ("Apache-2.0", 0),
+    ],
 )
 def test_copyleft_is_marked(installed, licence, marked):
     installed("aaa-stated", f"License-Expression: {licence}")

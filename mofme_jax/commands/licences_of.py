@@ -13,7 +13,10 @@ from packaging.utils import canonicalize_name
 
 UNKNOWN = "unknown"
 _LONGEST = 100  # characters of a licence's name; what is longer is its text
-_COPYLEFT = re.compile(r"\b[AL]?GPL|\bGNU (Affero |Lesser |Library or Lesser )?General Public", re.IGNORECASE)
+_COPYLEFT = re.compile(
+    r"\b([AL]?GPL|MPL|EPL|CDDL|EUPL)|\bGNU (Affero |Lesser |Library or Lesser )?General Public|\bMozilla Public",
+    re.IGNORECASE,
+)
 _TEXTS = re.compile(r"(licen[cs]e|copying|notice)[^/]*", re.IGNORECASE)
 
 
@@ -42,7 +45,7 @@ class Package:
 
     @property
     def copyleft(self) -> bool:
-        """Whether one of the GPL family's licences is named, be it with others."""
+        """Whether a licence that asks for changes to be shared is named (GPL's family, or MPL's), be it with others."""
         return _COPYLEFT.search(self.licence) is not None
 
     @property
