@@ -104,6 +104,8 @@ ROUTERS = (
     mixture("mofme-stochastic", "equal to deterministic within 0.1 dB, with noisier training"),
     mixture("mofme-paper", "0.1 to 0.3 dB below linear: half of its weights are negative, few tokens are routed alike"),
     mixture("mofme-heteroscedastic", "within 0.1 dB of linear: the variance it learns has nothing to fit but the loss"),
+    # asked once the others were known
+    mixture("mofme-variational", "within 0.1 dB of linear, as heteroscedastic: noise in the choice helps no choice"),
     HALF,
     temperature(2.0, "within 0.1 dB of linear, as deterministic: dividing logits is most of what that does"),
 )

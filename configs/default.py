@@ -20,7 +20,7 @@ def get_config() -> ConfigDict:
     config.model.feed_forward = "mofme"  # "dense": no experts; "moe": the mixture of networks the paper compares with
     config.model.num_experts = 4  # E
     config.model.top_k = 2  # K, experts chosen a token
-    config.model.router = "deterministic"  # or "linear", "stochastic", "heteroscedastic", "paper"
+    config.model.router = "deterministic"  # or "linear", "stochastic", "heteroscedastic", "variational", "paper"
     config.model.norm_order = "softmax_topk"  # the paper's; "topk_softmax" makes the chosen weights sum to one
     config.model.router_dropout = 0.1  # p of the router's uncertainty
     config.model.router_passes = 5  # M, of the stochastic and the paper router

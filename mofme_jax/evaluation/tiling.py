@@ -24,6 +24,8 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
+from mofme_jax.models.router import LEARN_VARIANCE
+
 TILE = 240
 """Default pixels on a tile's side: the published network's training crop."""
 
@@ -53,7 +55,7 @@ class Observation:
       experts: (L, h, w) the number of each token's heaviest expert in each mixture layer.
       patch: pixels on a token's side.
       spread: (H, W) float32 in [0, 1]: standard deviation of the restored pixel over M passes with the routers'
-        dropout (of a heteroscedastic router: its logits) drawn, mean over the channels; None where no passes were
+        dropout (of one that learns a variance: its logits) drawn, mean over the channels; None where no passes were
         asked for.
       passes: M.
       error: (H, W) float32: the mean absolute error that the network expects of itself, in [0, 1]; None for one
@@ -208,10 +210,11 @@ def _spread(model, passes: int, params: Any, tiles: jax.Array, middle: jax.Array
     """(S, tile, tile, 1): standard deviation over passes, in each of which the routers are drawn once.
 
     `middle` is the image restored without a draw. A dropout mask is one for all tokens, so every tile of an image sees
-    the same M networks and their spread has no seams. A heteroscedastic router's logits are drawn token by token.
+    the same M networks and their spread has no seams. The logits of a router that learns their variance are
+    drawn token by token.
     """
     # any other head's parameters are those of a linear map, of which one pass of the stochastic head is a draw
-    own = model.router == "heteroscedastic"
+    own = model.router in LEARN_VARIANCE
     sampled = model if own else model.clone(router="stochastic", router_passes=1)
 
     def one_pass(sums, key):
@@ -365,5 +368,5 @@ def check_passes(model, passes: int) -> None:
         raise ValueError(f"passes={passes}: a spread takes at least 2; 0 asks for none")
     if getattr(model, "feed_forward", "dense") == "dense":
         raise ValueError("passes draw the routers' dropout, and this network has no routers: take passes=0")
-    if model.router_dropout == 0.0 and model.router != "heteroscedastic":
+    if model.router_dropout == 0.0 and model.router not in LEARN_VARIANCE:
         raise ValueError("passes draw the routers' dropout, and this network has router_dropout=0: take passes=0")

@@ -21,13 +21,17 @@ from mofme_jax.models.router_heads import (
     paper_router,
     predicted_variance,
     stochastic_router,
+    weights_variance,
 )
 
-RouterKind = Literal["linear", "deterministic", "stochastic", "heteroscedastic", "paper"]
+LEARN_VARIANCE = ("heteroscedastic", "variational")
+"""Kinds that learn the variance of their logits, and draw these while training."""
+
+RouterKind = Literal["linear", "deterministic", "stochastic", "heteroscedastic", "variational", "paper"]
 NormOrder = Literal["softmax_topk", "topk_softmax"]
 
 FIRST_VARIANCE = 0.1
-"""Of every logit of an untrained heteroscedastic router: about what dropout at p = 0.1 gives the deterministic one."""
+"""Of a logit of an untrained router that learns it: about what dropout at p = 0.1 gives the deterministic one."""
 
 
 @struct.dataclass
@@ -87,16 +91,16 @@ class Router(nn.Module):
     """A linear router with one of the uncertainty heads, and the choice of K experts.
 
     The sampling heads take their key from the RNG stream "dropout"; without one the stochastic and the paper head use
-    the same fixed masks every time and the heteroscedastic head draws nothing, so that a model without a key is a
-    function of its input.
+    the same fixed masks every time and a head whose variance is learnt draws nothing, so that a model without a key is
+    a function of its input.
 
     Attributes:
       num_experts: E.
       top_k: K, 1 to E.
-      kind: "linear", "deterministic", "stochastic", "heteroscedastic" or "paper".
+      kind: "linear", "deterministic", "stochastic", "heteroscedastic", "variational" or "paper".
       norm_order: see `select`. The paper head's signed weights allow "softmax_topk" only.
-      dropout_rate: p in [0, 1) of the token's elements; the paper head needs p > 0. The linear and the heteroscedastic
-        head have none.
+      dropout_rate: p in [0, 1) of the token's elements; the paper head needs p > 0. The linear head and those
+        whose variance is learnt have none.
       passes: M, of the stochastic and the paper head.
       temperature: above 0; the logits are divided by it, their variance by its square.
 
@@ -156,6 +160,13 @@ class Router(nn.Module):
             variance_bias = self.param("variance_bias", at_start, kernel.shape[1:])
             var = predicted_variance(tokens, variance_kernel, variance_bias) / self.temperature**2
             return heteroscedastic_router(tokens, kernel, var, key)
+        if self.kind == "variational":
+            first = math.sqrt(
+                FIRST_VARIANCE / kernel.shape[0]
+            )  # tokens are normalised: their squares are 1 in the mean
+            at_start = nn.initializers.constant(math.log(math.expm1(first)))
+            spread = nn.softplus(self.param("spread", at_start, kernel.shape)) / self.temperature
+            return heteroscedastic_router(tokens, kernel, weights_variance(tokens, spread), key)
         sampled = stochastic_router if self.kind == "stochastic" else paper_router
         key = jax.random.key(0) if key is None else key
         return sampled(tokens, kernel, self.dropout_rate, self.passes, key)

@@ -1,13 +1,14 @@
 """The heads of a router: from a token to a distribution over experts. Pure functions of arrays.
 
 Axis glossary: `T` tokens of a batch, `D` width, `E` experts, `M` Monte-Carlo passes. A router is a linear map of the
-token, `z = x W`, seen five ways:
+token, `z = x W`, seen six ways:
 
 - `linear`: the logits as they are. No uncertainty; the baseline.
 - `deterministic`: dropout on the token makes the logits random; the moments of a linear map under dropout
   are exact, so mean and variance come from two matrix products and nothing is sampled.
 - `stochastic`: M dropout passes, really drawn, averaged as probabilities.
 - `heteroscedastic`: the logits' variance is learnt, a second linear map of the token.
+- `variational`: W is Gaussian, and the spread of each of its elements is learnt.
 - `paper`: the formula of the paper, taken literally.
 """
 
@@ -82,6 +83,16 @@ def deterministic_router(x: jax.Array, kernel: jax.Array, dropout_rate: float) -
 def predicted_variance(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
     """softplus(x V + b), at least 0. x: (T, D), kernel: (D, E), bias: (E,). Returns (T, E)."""
     return nn.softplus(_product(x, kernel) + bias)
+
+
+def weights_variance(x: jax.Array, spread: jax.Array) -> jax.Array:
+    """Of logits `x W` whose W has independent Gaussian elements of standard deviation `spread` (D, E): (T, E).
+
+    What a variational posterior over the router's weights makes of a token (Blundell et al. 2015), to be drawn for each
+    token by itself (Kingma et al. 2015). Its divergence from a prior, once a training, is left out: beside millions of
+    tokens it weighs nothing.
+    """
+    return _product(jnp.square(x), jnp.square(spread))
 
 
 def heteroscedastic_router(x: jax.Array, kernel: jax.Array, var: jax.Array, key: jax.Array | None = None) -> RouterDist:

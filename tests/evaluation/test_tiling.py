@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import mofme_jax
 from mofme_jax.evaluation import tiling
 from mofme_jax.evaluation.tiling import Layout, lay_out, observe, restore_with_uncertainty, tile_starts
+from mofme_jax.models.router import LEARN_VARIANCE
 from tests.fakes import Gain
 
 RNG = np.random.default_rng(0)
@@ -244,14 +245,15 @@ def test_the_spread_is_that_of_the_passes_and_has_no_seams():
     assert observe(model, params, image, tile=64).spread is None
 
 
-def test_passes_of_a_heteroscedastic_router_draw_its_own_logits():
-    model, params = windowed(2, router="heteroscedastic", router_dropout=0.0)  # which it has no use for
+@pytest.mark.parametrize("router", LEARN_VARIANCE)
+def test_passes_of_a_router_that_learns_its_variance_draw_its_own_logits(router):
+    model, params = windowed(2, router=router, router_dropout=0.0)  # which it has no use for
     image = np.random.default_rng(0).random((64, 64, 3), np.float32)
     seen = observe(model, params, image, tile=64, passes=4)
     np.testing.assert_array_equal(seen.spread, observe(model, params, image, tile=64, passes=4).spread)
     certain = jax.tree.map(lambda leaf: leaf, params)
     for block in ("block_0", "block_1"):
-        certain[block]["mixture"]["router"]["variance_bias"] -= 200.0
+        certain[block]["mixture"]["router"]["variance_bias" if router == "heteroscedastic" else "spread"] -= 200.0
     assert seen.spread.max() > 0.01
     assert observe(model, certain, image, tile=64, passes=4).spread.max() < 1e-3
 

@@ -82,7 +82,7 @@ def test_equal_experts_are_one_modulation(generator):
 
 
 @pytest.mark.parametrize("kind", ["mofme", "moe"])
-@pytest.mark.parametrize("router", ["linear", "deterministic", "stochastic", "heteroscedastic"])
+@pytest.mark.parametrize("router", ["linear", "deterministic", "stochastic", "heteroscedastic", "variational"])
 def test_the_order_of_the_experts_does_not_matter(kind, router):
     layer = Mixture(kind, hidden=16, num_experts=E, top_k=2, router=router)
     params = shaken(jax.jit(layer.init)(KEY, X)["params"])

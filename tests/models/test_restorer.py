@@ -72,7 +72,7 @@ def test_untrained_the_long_skip_hands_the_image_back():
     np.testing.assert_allclose(restored, IMAGES, atol=1e-6)
 
 
-@pytest.mark.parametrize("router", ["deterministic", "heteroscedastic", "paper"])
+@pytest.mark.parametrize("router", ["deterministic", "heteroscedastic", "variational", "paper"])
 def test_every_parameter_learns(router):
     model = least(router=router, num_experts=3, top_k=3, router_dropout=0.2)
     params = any_params(model)
@@ -126,6 +126,7 @@ def test_base_has_the_papers_counts():
     assert count(build("base", num_experts=8)) - count(build("base")) == 4 * per_expert
     # learnt variance is as many columns again, and a bias, in each of the two layers
     assert count(build("base", router="heteroscedastic")) - count(build("base")) == 2 * 4 * (384 + 1)
+    assert count(build("base", router="variational")) - count(build("base")) == 2 * 4 * 384
     # static experts are two vectors
     static = {e: count(build("base", num_experts=e, generator="static")) for e in (4, 8)}
     assert static[8] - static[4] == 4 * 2 * (2 * 384 + 384)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mofme_jax.models.film import axis_names
-from mofme_jax.models.router import FIRST_VARIANCE, Router, select
+from mofme_jax.models.router import FIRST_VARIANCE, LEARN_VARIANCE, Router, select
 from mofme_jax.models.router_heads import (
     deterministic_router,
     dropout_passes,
@@ -16,6 +16,7 @@ from mofme_jax.models.router_heads import (
     paper_router,
     predicted_variance,
     stochastic_router,
+    weights_variance,
 )
 
 # compiled whole: one program compiles sooner than each of its operations
@@ -30,7 +31,7 @@ KEY = jax.random.key(0)
 X = jax.random.normal(jax.random.key(1), (40, 24))
 W = jax.random.normal(jax.random.key(2), (24, 6)) / 5
 VAR = predicted_variance(X, jax.random.normal(jax.random.key(3), (24, 6)) / 5, jnp.zeros(6))
-KINDS = ["linear", "deterministic", "stochastic", "heteroscedastic", "paper"]
+KINDS = ["linear", "deterministic", "stochastic", "heteroscedastic", "variational", "paper"]
 
 
 def shaken(params):
@@ -164,10 +165,35 @@ def test_temperature_divides_the_logits(kind):
     def routed(params, **fields):
         return jax.jit(lambda p: Router(6, 2, kind, dropout_rate=0.3, **fields).apply(p, X)[1])(params)
 
-    if kind != "heteroscedastic":  # its variance does not come from the kernel
+    if kind not in LEARN_VARIANCE:  # it does not come from the kernel
         chex.assert_trees_all_equal(routed(warm, temperature=4.0), routed(params))
     np.testing.assert_allclose(routed(params, temperature=2.0).logits, routed(params).logits / 2, rtol=1e-6)
     np.testing.assert_allclose(routed(params, temperature=1e4).probs, 1 / 6, atol=1e-3)
+
+
+def test_the_variance_of_random_weights_is_that_of_their_draws():
+    spread = jnp.abs(W) / 2
+    weights = W + spread * jax.random.normal(KEY, (4000, *W.shape))
+    logits = jax.jit(jax.vmap(lambda kernel: X @ kernel))(weights)
+    np.testing.assert_allclose(logits.var(0), weights_variance(X, spread), rtol=0.15)
+
+
+def test_a_variational_router_starts_with_little_variance_and_draws_with_a_key_alone():
+    router = Router(6, 2, "variational")
+    variables = jax.jit(router.init)(KEY, X)
+    kernel, spread = (variables["params"][name] for name in ("kernel", "spread"))
+    assert kernel.shape == spread.shape == (24, 6)
+    var = weights_variance(X, jax.nn.softplus(spread))
+    assert jnp.mean(var) == pytest.approx(FIRST_VARIANCE, rel=0.15)  # as far as the tokens' squares are 1
+    assert var.std() > 0.1 * var.mean()  # what a token is decides
+    settled, drawn = router.apply(variables, X)[1], router.apply(variables, X, rngs={"dropout": KEY})[1]
+    np.testing.assert_allclose(settled.probs, heteroscedastic_router(X, kernel, var).probs, rtol=1e-5)
+    assert jnp.abs(drawn.probs - settled.probs).max() > 0.01
+
+    def loss(params):
+        return (router.apply({"params": params}, X, rngs={"dropout": KEY})[0] ** 2).sum()
+
+    assert all(jnp.isfinite(grad).all() and grad.all() for grad in jax.tree.leaves(jax.grad(loss)(variables["params"])))
 
 
 def test_temperature_divides_variances_by_its_square():
@@ -187,13 +213,17 @@ def test_a_temperature_of_one_changes_not_a_bit(kind):
     router = Router(6, 2, kind, dropout_rate=0.3)
     params = shaken(jax.jit(router.init)(KEY, X))
     kernel = params["params"]["kernel"]
-    var = predicted_variance(X, *(params["params"].get(n, 0.0) for n in ("variance_kernel", "variance_bias"))) \
-        if kind == "heteroscedastic" else None  # fmt: skip
+    learnt = params["params"]
     dist = {
         "linear": lambda: linear_router(X, kernel),
         "deterministic": lambda: deterministic_router(X, kernel, 0.3),
         "stochastic": lambda: stochastic_router(X, kernel, 0.3, 5, jax.random.key(0)),
-        "heteroscedastic": lambda: heteroscedastic_router(X, kernel, var),
+        "heteroscedastic": lambda: heteroscedastic_router(
+            X, kernel, predicted_variance(X, learnt["variance_kernel"], learnt["variance_bias"])
+        ),
+        "variational": lambda: heteroscedastic_router(
+            X, kernel, weights_variance(X, jax.nn.softplus(learnt["spread"]))
+        ),
         "paper": lambda: paper_router(X, kernel, 0.3, 5, jax.random.key(0)),
     }[kind]()
     np.testing.assert_array_equal(jax.jit(router.apply)(params, X)[1].probs, dist.probs)
@@ -245,7 +275,7 @@ def test_all_experts_chosen_is_the_plain_softmax(norm_order):
     np.testing.assert_allclose(select(probs, 6, norm_order)[0], probs, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["linear", "deterministic", "stochastic", "heteroscedastic"])
+@pytest.mark.parametrize("kind", ["linear", "deterministic", "stochastic", "heteroscedastic", "variational"])
 def test_one_expert_gets_everything(kind):
     router = Router(1, 1, kind)
     gates, routing = jax.jit(router.apply)(jax.jit(router.init)(KEY, X), X)
@@ -253,7 +283,7 @@ def test_one_expert_gets_everything(kind):
     np.testing.assert_allclose(routing.entropy, 0.0, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["stochastic", "heteroscedastic", "paper"])
+@pytest.mark.parametrize("kind", ["stochastic", "heteroscedastic", "variational", "paper"])
 def test_sampling_follows_the_key_and_is_fixed_without_one(kind):
     router = Router(6, 2, kind, dropout_rate=0.4)
     params = jax.jit(router.init)(KEY, X)
