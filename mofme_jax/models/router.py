@@ -161,11 +161,10 @@ class Router(nn.Module):
             var = predicted_variance(tokens, variance_kernel, variance_bias) / self.temperature**2
             return heteroscedastic_router(tokens, kernel, var, key)
         if self.kind == "variational":
-            first = math.sqrt(
-                FIRST_VARIANCE / kernel.shape[0]
-            )  # tokens are normalised: their squares are 1 in the mean
-            at_start = nn.initializers.constant(math.log(math.expm1(first)))
-            spread = nn.softplus(self.param("spread", at_start, kernel.shape)) / self.temperature
+            # tokens are normalised: their squares are 1 in the mean
+            first = math.log(math.expm1(math.sqrt(FIRST_VARIANCE / kernel.shape[0])))
+            # from where it starts, which is also where weight decay draws it
+            spread = nn.softplus(first + self.param("spread", nn.initializers.zeros, kernel.shape)) / self.temperature
             return heteroscedastic_router(tokens, kernel, weights_variance(tokens, spread), key)
         sampled = stochastic_router if self.kind == "stochastic" else paper_router
         key = jax.random.key(0) if key is None else key

@@ -88,9 +88,9 @@ def predicted_variance(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.
 def weights_variance(x: jax.Array, spread: jax.Array) -> jax.Array:
     """Of logits `x W` whose W has independent Gaussian elements of standard deviation `spread` (D, E): (T, E).
 
-    What a variational posterior over the router's weights makes of a token (Blundell et al. 2015), to be drawn for each
-    token by itself (Kingma et al. 2015). Its divergence from a prior, once a training, is left out: beside millions of
-    tokens it weighs nothing.
+    The logits of a variational posterior over the router's weights (Blundell et al. 2015), to be drawn for each token by
+    itself (Kingma et al. 2015). Of its divergence from a prior there is only what weight decay does: the loss is no sum
+    of likelihoods that it could be weighed against.
     """
     return _product(jnp.square(x), jnp.square(spread))
 
@@ -100,8 +100,8 @@ def heteroscedastic_router(x: jax.Array, kernel: jax.Array, var: jax.Array, key:
 
     With a key the probabilities are those of one draw, `softmax(x W + sqrt(v) eps)`, eps standard normal for every
     token and expert, so that the variance learns from what its draws cost. Without one they are the mean field's. The
-    mutual information is the mean field's in both. Nothing but the loss teaches the variance: where noise in the choice
-    never helps it may well learn to vanish.
+    mutual information is the mean field's in both. Nothing but the loss (and weight decay) teaches the variance: where
+    noise in the choice never helps it may well learn to vanish.
 
     Args:
       x: (T, D). kernel: (D, E).

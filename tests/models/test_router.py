@@ -1,3 +1,5 @@
+import math
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -182,8 +184,8 @@ def test_a_variational_router_starts_with_little_variance_and_draws_with_a_key_a
     router = Router(6, 2, "variational")
     variables = jax.jit(router.init)(KEY, X)
     kernel, spread = (variables["params"][name] for name in ("kernel", "spread"))
-    assert kernel.shape == spread.shape == (24, 6)
-    var = weights_variance(X, jax.nn.softplus(spread))
+    np.testing.assert_array_equal(spread, jnp.zeros((24, 6)))  # decay draws it to where it starts
+    var = weights_variance(X, jnp.full((24, 6), (FIRST_VARIANCE / 24) ** 0.5))
     assert jnp.mean(var) == pytest.approx(FIRST_VARIANCE, rel=0.15)  # as far as the tokens' squares are 1
     assert var.std() > 0.1 * var.mean()  # what a token is decides
     settled, drawn = router.apply(variables, X)[1], router.apply(variables, X, rngs={"dropout": KEY})[1]
@@ -222,7 +224,7 @@ def test_a_temperature_of_one_changes_not_a_bit(kind):
             X, kernel, predicted_variance(X, learnt["variance_kernel"], learnt["variance_bias"])
         ),
         "variational": lambda: heteroscedastic_router(
-            X, kernel, weights_variance(X, jax.nn.softplus(learnt["spread"]))
+            X, kernel, weights_variance(X, jax.nn.softplus(math.log(math.expm1((0.1 / 24) ** 0.5)) + learnt["spread"]))
         ),
         "paper": lambda: paper_router(X, kernel, 0.3, 5, jax.random.key(0)),
     }[kind]()
