@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 
 from absl import app, flags, logging
 
@@ -60,6 +61,7 @@ def main(argv: list[str]) -> None:
         sys.exit(NOT_SAVED)
     except AnotherEnded as error:
         print(f"train.py: {error}", file=sys.stderr, flush=True)
+        time.sleep(2.0 * (values.process_id == 0))  # the rest may say so too: without process 0 JAX aborts them
         os._exit(STOPPED)  # else JAX waits a minute for the other one, and ends in a long trace
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"train.py: {error}")

@@ -65,7 +65,7 @@ def reason(error: Exception) -> str:
     return first_line(error) if number is None else os.strerror(number)
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """An error's text, or else its name, as far as it goes into a line."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 

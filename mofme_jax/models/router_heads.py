@@ -88,9 +88,9 @@ def predicted_variance(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.
 def weights_variance(x: jax.Array, spread: jax.Array) -> jax.Array:
     """Of logits `x W` whose W has independent Gaussian elements of standard deviation `spread` (D, E): (T, E).
 
-    The logits of a variational posterior over the router's weights (Blundell et al. 2015), to be drawn for each token by
-    itself (Kingma et al. 2015). Of its divergence from a prior there is only what weight decay does: the loss is no sum
-    of likelihoods that it could be weighed against.
+    The logits of a variational posterior over the router's weights (Blundell et al. 2015), to be drawn for each token
+    by itself (Kingma et al. 2015). Of its divergence from a prior there is only what weight decay does: the loss is no
+    sum of likelihoods that it could be weighed against.
     """
     return _product(jnp.square(x), jnp.square(spread))
 

@@ -8,6 +8,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from mofme_jax.files import first_line
+
 
 class AnotherEnded(ConnectionError):
     """Another process of the run has ended, without which nothing goes on; what is saved stays."""
@@ -104,7 +106,8 @@ def together() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if jax.process_count() == 1 or (told := _told_of_another(error)) is None:
+        told = None if jax.process_count() == 1 else _told_of_another(error)
+        if told is None:
             raise
         raise AnotherEnded(
             f"another process of this run has ended ({told}), and said why, unless it was killed: start all of them "
@@ -112,11 +115,27 @@ def together() -> Iterator[None]:
         ) from error
 
 
-def _told_of_another(error: BaseException | None) -> str | None:
-    """What an error, or the first that led to it, says of a connection to another process, in a line."""
-    told = None
-    while error is not None:
-        found = re.search(r"^.*\b(Gloo|NCCL|heartbeat|coordination service)\b.*", str(error), re.MULTILINE)
-        told = re.sub(r"\[external/\S*\] ", "", found[0])[:200] if found else told
-        error = error.__cause__ or error.__context__
-    return told
+_OF_JAX = re.compile(r"^(UNKNOWN|INTERNAL|UNAVAILABLE|ABORTED|CANCELLED): ", re.MULTILINE)
+"""A status with which errors of JAX begin, also those that are plain ValueErrors."""
+
+_GONE = re.compile(
+    r"^.*(Gloo .*(closed by peer|reset by peer|broken pipe|(read|write) error)|"
+    r"NCCL.*(remote process exited|remote error|network error)|heartbeat|coordination.?service).*",
+    re.IGNORECASE | re.MULTILINE,
+)
+
+
+def _told_of_another(error: Exception) -> str | None:
+    """What an error, or one that led to it, says in a line of a process that is gone; None where none does.
+
+    What went wrong here before that is told as well: it may be why the other one ended.
+    """
+    chain: list[BaseException] = [error]
+    while (before := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(before)
+    found = [_OF_JAX.search(str(one)) and _GONE.search(str(one)) for one in chain]
+    first = next((match for match in reversed(found) if match), None)
+    if first is None:
+        return None
+    told = re.sub(r"\[external/\S*\] ", "", first[0])[:200]
+    return told if found[-1] else f"{told}; before that, here: {first_line(chain[-1])}"

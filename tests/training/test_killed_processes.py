@@ -31,7 +31,7 @@ def start(small_flags, tmp_path):
             free.bind(("127.0.0.1", 0))
             place = f"--coordinator=127.0.0.1:{free.getsockname()[1]}"
         flags = [*small_flags, f"--workdir={tmp_path / 'run'}", "--config.train.steps=100000"]
-        flags += ["--config.log_every=1", "--config.checkpoint_every=100", place, "--process_count=2"]
+        flags += ["--config.log_every=1", "--config.checkpoint_every=200", place, "--process_count=2"]
         said = [tmp_path / f"said by {i}" for i in range(2)]
         for i in range(2):
             with said[i].open("w") as file:
@@ -55,10 +55,12 @@ def start(small_flags, tmp_path):
 
 def wait_for(condition, processes, said, seconds=200.0):
     end = time.monotonic() + seconds
-    while not condition():
+    while True:
         told = [file.read_text()[-2000:] for file in said]
         assert all(process.poll() is None for process in processes), told
         assert time.monotonic() < end, told
+        if condition():
+            return
         time.sleep(0.01)
 
 
@@ -67,7 +69,7 @@ def test_when_one_is_killed_the_other_ends_in_a_line_and_both_go_on(start, logge
 
     def has_saved(beyond):  # some steps ago: within a save it is JAX that notices, after a minute or two
         newest = max(steps_in(run), default=0)
-        return newest > beyond and 20 < logged(run)[-1]["step"] - newest < 60
+        return newest > beyond and 20 < logged(run)[-1]["step"] - newest < 180
 
     processes, said = start()
     wait_for(lambda: has_saved(0), processes, said)
@@ -89,5 +91,5 @@ def test_when_one_is_killed_the_other_ends_in_a_line_and_both_go_on(start, logge
 
 
 def ended_in_a_line(said):
-    assert re.match(r"train.py: another process of this run has ended \(.*: start all", said.splitlines()[-1])
+    assert re.search(r"^train.py: another process of this run has ended \(.*: start all", said, re.MULTILINE)
     assert "Traceback" not in said

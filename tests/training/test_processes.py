@@ -93,22 +93,59 @@ def test_the_first_goes_first_even_if_it_fails(index, monkeypatch, capsys):
     assert capsys.readouterr().out == ("hello\n" if index == 0 else "")
 
 
-@pytest.mark.parametrize("count", [1, 2])
-@pytest.mark.parametrize("gone", [True, False])
-def test_what_comes_of_the_end_of_another_process_says_so(count, gone, monkeypatch):
-    monkeypatch.setattr(jax, "process_count", lambda: count)
-    first = "UNKNOWN: Gloo AllGather failed: [external/gloo/pair.cc:5] Closed by peer" if gone else "the disk is full"
+def ends_with(*errors):
+    """Raises copies of the errors, each while the one before is on its way, in `together`; returns what comes out."""
+    with pytest.raises((OSError, ValueError, RuntimeError)) as found, processes.together():
+        raise_all(*errors)
+    return found.value
 
-    def fail():
-        try:
-            raise ValueError(f"INTERNAL: a step\n{first}\nmore")
-        finally:
-            raise OSError("a checkpoint cannot be written")
 
-    with pytest.raises(OSError, match=" ") as found, processes.together():
-        fail()
-    if gone and count == 2:
-        assert isinstance(found.value, processes.AnotherEnded)
-        assert "ended (UNKNOWN: Gloo AllGather failed: Closed by peer), and" in str(found.value)
-    else:
-        assert str(found.value) == "a checkpoint cannot be written"
+def raise_all(*errors):
+    try:
+        if errors[:-1]:
+            raise_all(*errors[:-1])
+    finally:
+        raise type(errors[-1])(*errors[-1].args)  # one that was raised remembers what came before it
+
+
+GLOO = "INTERNAL: a step\nUNKNOWN: Gloo AllGather failed: [external/gloo/pair.cc:5] Connection closed by peer\nmore"
+RPC = (
+    "UNAVAILABLE: failed to connect\nFrom remote target coordination_service while calling CoordinationService/Barrier"
+)
+DISK, WEDGED = OSError("/a/1 cannot be written (no space left)"), OSError("/runs/Gloo closed by peer cannot be read")
+
+
+@pytest.mark.parametrize(
+    ("errors", "told"),
+    [
+        ([ValueError(GLOO)], "(UNKNOWN: Gloo AllGather failed: Connection closed by peer), and"),
+        ([jax.errors.JaxRuntimeError(RPC)], "CoordinationService/Barrier), and"),
+        ([ValueError(GLOO), DISK], "(UNKNOWN: Gloo AllGather failed: Connection closed by peer), and"),
+        ([DISK, ValueError(GLOO)], "by peer; before that, here: /a/1 cannot be written (no space left)), and"),
+    ],
+)
+def test_what_comes_of_the_end_of_another_process_says_so(errors, told, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 1)
+    assert repr(ends_with(*errors)) == repr(errors[-1])
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    found = ends_with(*errors)
+    assert isinstance(found, processes.AnotherEnded)
+    assert told in str(found)
+    assert "\n" not in str(found)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        DISK,
+        WEDGED,
+        ValueError("data.folder=/data/heartbeat/NCCL: no images"),
+        jax.errors.JaxRuntimeError(
+            "INTERNAL: NCCL operation ncclCommInitRank failed: unhandled cuda error: out of memory"
+        ),
+        jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"),
+    ],
+)
+def test_an_error_of_its_own_stays_what_it_is(error, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    assert repr(ends_with(error)) == repr(error)
