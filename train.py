@@ -46,7 +46,7 @@ def main(argv: list[str]) -> None:
     from mofme_jax.compiled import keep_compiled
     from mofme_jax.files import NOT_SAVED, NotSaved
     from mofme_jax.training import train_and_evaluate
-    from mofme_jax.training.processes import AnotherEnded, join
+    from mofme_jax.training.processes import AnotherEnded, is_first, join
     from mofme_jax.training.stopping import STOPPED, Stopped
 
     values = flags.FLAGS
@@ -61,7 +61,8 @@ def main(argv: list[str]) -> None:
         sys.exit(NOT_SAVED)
     except AnotherEnded as error:
         print(f"train.py: {error}", file=sys.stderr, flush=True)
-        time.sleep(2.0 * (values.process_id == 0))  # the rest may say so too: without process 0 JAX aborts them
+        if is_first():
+            time.sleep(2.0)  # so that the rest may say so too: JAX aborts those that are left without process 0
         os._exit(STOPPED)  # else JAX waits a minute for the other one, and ends in a long trace
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"train.py: {error}")
